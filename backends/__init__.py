@@ -1,0 +1,1 @@
+"""Kernels by backend, and the registry of what each can run."""

@@ -1,0 +1,1 @@
+"""The CPU backend: C++ kernels of ktc._cpu, one op a file."""

@@ -1,0 +1,88 @@
+"""The registry of kernels: what each can run, so that `lower` picks exactly what a rule names or says why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.fx as fx
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a kernel, as in `cpu.linear(threads = 4)`: its type and, for strings, the values allowed."""
+
+    type: type
+    help: str
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight operand of a node after `quantize`: which parameter, in which number format, of which shape."""
+
+    parameter: str
+    format: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel's capabilities.
+
+    Attributes:
+        name: what a rule writes, `cpu.linear`.
+        op: the dialect op it implements, `kt.linear`.
+        hardware: device kinds it runs on ("cpu", "cuda").
+        formats: weight formats it takes; empty when the op has no quantisable weight.
+        dtypes: activation dtypes it takes ("float32", "bfloat16", ...).
+        phases: step phases it serves ("prefill", "decode").
+        isa: lowest CPU level it needs, e.g. "avx2"; None for any.
+        options: the schema of its options.
+        rank: `kernel auto` prefers the highest rank among those that fit.
+        supports: None when the node's shapes and attributes fit, else a reason in words.
+        lower: builds the node that calls the kernel; see `passes/lower.py`.
+        layout: name of the weight layout it reads; kernels of one layout share one copy of a weight. "dense": an
+            ordinary tensor of the activation dtype; "file": the blocks as they lie in the file (uint8); any
+            other is what `pack` makes.
+        pack: writes one weight in the kernel's layout: (file blocks uint8[...], Weight, out uint8[packed_bytes]).
+        packed_bytes: size in bytes of what `pack` writes, known without loading anything.
+    """
+
+    name: str
+    op: str
+    hardware: frozenset[str]
+    lower: Callable[[fx.Graph, fx.Node, Mapping[str, Weight], Mapping[str, Any]], fx.Node]
+    formats: frozenset[str] = frozenset()
+    dtypes: frozenset[str] = frozenset({"float32"})
+    phases: frozenset[str] = frozenset({"prefill", "decode"})
+    isa: str | None = None
+    options: Mapping[str, Option] = field(default_factory=dict)
+    rank: int = 0
+    supports: Callable[[fx.Node], str | None] = lambda node: None
+    layout: str = "dense"
+    pack: Callable[[torch.Tensor, Weight, torch.Tensor], None] | None = None
+    packed_bytes: Callable[[Weight], int] | None = None
+
+
+_KERNELS: dict[str, Kernel] = {}
+
+
+def register(kernel: Kernel) -> Kernel:
+    """Adds a kernel; two kernels of one name are a programming error (ValueError)."""
+    if kernel.name in _KERNELS:
+        raise ValueError(f"kernel {kernel.name!r} is registered twice")
+    _KERNELS[kernel.name] = kernel
+    return kernel
+
+
+def kernels() -> Mapping[str, Kernel]:
+    """Every registered kernel by name."""
+    return dict(_KERNELS)
+
+
+def for_op(op: str) -> list[Kernel]:
+    """The kernels that implement `op`, best rank first."""
+    return sorted((k for k in _KERNELS.values() if k.op == op), key=lambda k: (-k.rank, k.name))

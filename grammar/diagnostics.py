@@ -1,0 +1,53 @@
+"""The one record behind every message: terminal, `--json` and the language server all read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ktc.grammar.tree import Span
+
+
+class Severity(StrEnum):
+    """How bad it is: an error stops the compiler, a warning does not."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A piece of text pointed at with carets (the first of a diagnostic) or dashes (the others)."""
+
+    span: Span
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """A replacement that would mend the error; `span` None means it is advice only."""
+
+    text: str
+    span: Span | None = None
+    replacement: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One message with its code (`KT201`), where it points, what else is known and how to mend it."""
+
+    code: str
+    message: str
+    labels: tuple[Label, ...] = ()
+    notes: tuple[str, ...] = ()
+    fixes: tuple[Fix, ...] = ()
+    severity: Severity = Severity.ERROR
+
+
+class KtError(Exception):
+    """Raised when a `.kt` program cannot be compiled; carries every diagnostic found, not just the first."""
+
+    def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
+        self.diagnostics = tuple(diagnostics)
+        super().__init__("\n".join(f"{d.severity}[{d.code}]: {d.message}" for d in self.diagnostics))

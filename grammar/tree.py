@@ -1,0 +1,358 @@
+"""The syntax tree of a `.kt` file: frozen dataclasses, each with the span of text it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A half-open range of one file; lines and columns count from 1, offsets from 0."""
+
+    file: str
+    start: int
+    end: int
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Anything that stands in the text. Two nodes are equal when they say the same, wherever they stand."""
+
+    span: Span = field(compare=False, repr=False)
+
+
+# --- expressions ---------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Name(Node):
+    """A bare or dotted name: a parameter, `let`, device, config field, format or kernel."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Number(Node):
+    """An integer or a float."""
+
+    value: int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Size(Node):
+    """`24GiB`, in bytes; `text` keeps how it was written."""
+
+    bytes: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Text(Node):
+    """A string, without its quotes."""
+
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bool(Node):
+    """`true` or `false`."""
+
+    value: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ListExpr(Node):
+    """`[a, b]`."""
+
+    items: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Keyword(Node):
+    """`name = value` inside an argument list."""
+
+    name: str
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Apply(Node):
+    """`function(args, key = value)`; the function is a Name."""
+
+    function: Name
+    args: tuple[Expr, ...]
+    keywords: tuple[Keyword, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Index(Node):
+    """`base[index]`."""
+
+    base: Expr
+    index: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Unary(Node):
+    """`-x` or `not x`."""
+
+    op: str
+    operand: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Binary(Node):
+    """Arithmetic (`+ - * / // %`), comparison (`== != < <= > >=`), `and`, `or`."""
+
+    op: str
+    left: Expr
+    right: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class RangeExpr(Node):
+    """`low..high`, both ends included; either may be missing in an `expect`."""
+
+    low: Expr | None
+    high: Expr | None
+
+
+@dataclass(frozen=True, slots=True)
+class Within(Node):
+    """`x in container`, where the container is a list, a range or `@set`."""
+
+    item: Expr
+    container: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class SetRef(Node):
+    """`@experts` inside an expression, as in `bytes(@experts)`."""
+
+    name: str
+
+
+Expr: TypeAlias = (
+    Name | Number | Size | Text | Bool | ListExpr | Apply | Index | Unary | Binary | RangeExpr | Within | SetRef
+)
+
+
+# --- selectors -----------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Segment(Node):
+    """One part of a path: a name or glob, `*`, `**`, with an optional index (`[3]`, `[3..17]`, `[*]`)."""
+
+    text: str
+    index: Expr | None = None  # None: no brackets; Name("*") stands for `[*]`; RangeExpr for a range
+
+
+@dataclass(frozen=True, slots=True)
+class PathSelector(Node):
+    """`model.layers[*].mlp.gate: ClassName`."""
+
+    segments: tuple[Segment, ...]
+    class_name: Name | None
+
+
+@dataclass(frozen=True, slots=True)
+class RegexSelector(Node):
+    """`re"..."`, a full match over the module's dotted name."""
+
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
+class NamedSelector(Node):
+    """`@experts`: a set named by `let`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotSelector(Node):
+    """`not selector`."""
+
+    operand: Selector
+
+
+@dataclass(frozen=True, slots=True)
+class BoolSelector(Node):
+    """`a and b` or `a or b`; op is "and" or "or"."""
+
+    op: str
+    operands: tuple[Selector, ...]
+
+
+Selector: TypeAlias = PathSelector | RegexSelector | NamedSelector | NotSelector | BoolSelector
+
+
+# --- items ---------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Model(Node):
+    """`model CLASS [from "WHERE"] [weights "WHERE"]`."""
+
+    class_name: Name
+    source: Text | None
+    weights: Text | None
+
+
+@dataclass(frozen=True, slots=True)
+class Device(Node):
+    """`device NAME = cpu|cuda:0|cuda:0..3 (options)`."""
+
+    name: Name
+    hardware: str  # "cpu", "cuda", ...
+    first: int | None
+    last: int | None  # set for a group such as cuda:0..3
+    options: tuple[Keyword, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Param(Node):
+    """`param NAME: TYPE = expr "help"`; TYPE is int, float, bool, str or size."""
+
+    name: Name
+    type: Name
+    default: Expr
+    help: Text | None
+
+
+@dataclass(frozen=True, slots=True)
+class Phase(Node):
+    """`phase NAME = expr` over `tokens`."""
+
+    name: Name
+    condition: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Let(Node):
+    """`let NAME = expr` or `let NAME = match selector`."""
+
+    name: Name
+    value: Expr | None
+    selector: Selector | None
+
+
+@dataclass(frozen=True, slots=True)
+class Include(Node):
+    """`include "std/fusions.kt"`."""
+
+    path: Text
+
+
+@dataclass(frozen=True, slots=True)
+class Import(Node):
+    """`import plugin`: a Python module that registers kernels."""
+
+    module: Name
+
+
+@dataclass(frozen=True, slots=True)
+class Action(Node):
+    """`place|quant|kernel|cache EXPR` inside a rule."""
+
+    kind: str  # "place" | "quant" | "kernel" | "cache"
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class On(Node):
+    """`on PHASE { place ... kernel ... }`."""
+
+    phase: Name
+    actions: tuple[Action, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Expect(Node):
+    """`expect any`, `expect 58`, `expect 2 * layers - 1 ..`."""
+
+    any: bool
+    count: Expr | None  # a RangeExpr for a range
+
+
+@dataclass(frozen=True, slots=True)
+class Rule(Node):
+    """`rule NAME { match ... where ... actions expect ... }`."""
+
+    name: Name
+    selector: Selector
+    where: Expr | None
+    actions: tuple[Action | On, ...]
+    expect: Expect | None
+
+
+# --- rewrites ------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class TensorType(Node):
+    """`T[*, d]`: a dtype variable or name, and dimensions (names, integers, `*`, `**`)."""
+
+    dtype: str
+    dims: tuple[str | int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Capture(Node):
+    """A value captured (pattern) or used (replacement) by name, with an optional type."""
+
+    name: str
+    type: TensorType | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute(Node):
+    """`eps = eps` or `dim = 0` in an op call: the value is a literal or the name of a captured attribute."""
+
+    name: str
+    value: Capture | Number | Text | Bool
+
+
+@dataclass(frozen=True, slots=True)
+class OpCall(Node):
+    """`kt.linear(x, weight)`: operands are captures, nested calls or literals."""
+
+    op: str
+    operands: tuple[Capture | OpCall | Number | Text | Bool, ...]
+    attributes: tuple[Attribute, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bind(Node):
+    """`norm, sum = kt.add_rms_norm(...)`."""
+
+    names: tuple[Name, ...]
+    call: OpCall
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite(Node):
+    """`rewrite NAME { pattern {...} where ... replace {...} expect ... }`."""
+
+    name: Name
+    pattern: tuple[Bind, ...]
+    where: Expr | None
+    replace: tuple[Bind, ...]
+    expect: Expect | None
+
+
+@dataclass(frozen=True, slots=True)
+class Assert(Node):
+    """`assert EXPR, "hint"`."""
+
+    condition: Expr
+    hint: Text | None
+
+
+Item: TypeAlias = Model | Device | Param | Phase | Let | Include | Import | Rule | Rewrite | Assert
+
+
+@dataclass(frozen=True, slots=True)
+class File(Node):
+    """One parsed file: its items in order."""
+
+    path: str
+    items: tuple[Item, ...]

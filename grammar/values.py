@@ -1,0 +1,45 @@
+"""What expressions of the language evaluate to, beside int, float, bool, str and list. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """A name with no binding, meaningful to who reads it: a format (`q4_k`), a dtype, `auto`, `none`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A name applied to options that no built-in function claims: `int4(group = 128)`, `cpu.experts(threads = 8)`."""
+
+    name: str
+    args: tuple[Value, ...] = ()
+    options: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRef:
+    """One declared device: `host`, or member `index` of a group (`gpus[2]`)."""
+
+    name: str
+    index: int | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.index is None else f"{self.name}[{self.index}]"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceGroup:
+    """A whole declared group: `gpus`."""
+
+    name: str
+    members: tuple[DeviceRef, ...]
+
+
+Value: TypeAlias = "int | float | bool | str | list[Value] | Symbol | Call | DeviceRef | DeviceGroup | None"

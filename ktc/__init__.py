@@ -1,0 +1,1 @@
+"""ktc: a compiler that places large language models on the machine you have."""
