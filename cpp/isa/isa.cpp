@@ -1,0 +1,117 @@
+// Detects the machine's level with cpuid and xgetbv, and applies KTC_CPU_ISA.
+#include "isa/isa.hpp"
+
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#if KTC_X86
+#include <cpuid.h>
+#endif
+
+namespace ktc::isa {
+namespace {
+
+constexpr const char* kNames[kLevels] = {"generic", "avx2", "avx512", "avx512vnni"};
+constexpr int kUnset = -1;
+std::atomic<int> in_force{kUnset};
+
+#if KTC_X86
+struct Registers {
+  uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
+};
+
+Registers cpuid(uint32_t leaf, uint32_t subleaf) {
+  Registers r;
+  // Answers zeros above the highest leaf the processor has.
+  if (__get_cpuid_count(leaf, subleaf, &r.eax, &r.ebx, &r.ecx, &r.edx) == 0) return {};
+  return r;
+}
+
+// The register states that the operating system saves; needs OSXSAVE.
+uint64_t saved_states() {
+  uint32_t low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (static_cast<uint64_t>(high) << 32) | low;
+}
+
+bool has(uint32_t word, std::initializer_list<int> bits) {
+  for (int bit : bits) {
+    if ((word >> bit & 1u) == 0) return false;
+  }
+  return true;
+}
+
+Level detect() {
+  constexpr uint64_t kYmm = 0x6, kZmm = 0xe6;  // SSE and AVX; also opmask and both halves of zmm
+  const Registers basic = cpuid(1, 0);
+  if (!has(basic.ecx, {12, 27, 28, 29})) return Level::generic;  // FMA, OSXSAVE, AVX, F16C
+  const uint64_t states = saved_states();
+  const Registers features = cpuid(7, 0);
+  if ((states & kYmm) != kYmm || !has(features.ebx, {5, 8})) return Level::generic;              // AVX2, BMI2
+  if ((states & kZmm) != kZmm || !has(features.ebx, {16, 17, 30, 31})) return Level::avx2;       // F, DQ, BW, VL
+  const Registers more = cpuid(7, 1);
+  if (!has(features.ecx, {1, 11}) || !has(more.eax, {5})) return Level::avx512;  // VBMI, VNNI; BF16
+  return Level::avx512vnni;
+}
+#else
+Level detect() { return Level::generic; }
+#endif
+
+std::string available() {
+  std::string text;
+  for (int i = 0; i <= static_cast<int>(machine()); ++i) text += (i ? ", " : "") + std::string(kNames[i]);
+  return text;
+}
+
+[[noreturn]] void fail_lacking(const std::string& who, Level level) {
+  throw std::runtime_error(who + ": this machine lacks the instruction-set level '" + name(level) +
+                           "'; it has " + available());
+}
+
+int from_environment() {
+  const char* text = std::getenv("KTC_CPU_ISA");
+  if (text == nullptr || *text == '\0') return static_cast<int>(machine());
+  const std::string who = std::string("KTC_CPU_ISA=") + text;
+  for (int i = 0; i < kLevels; ++i) {
+    if (who.compare(12, std::string::npos, kNames[i]) != 0) continue;
+    if (i > static_cast<int>(machine())) fail_lacking(who, static_cast<Level>(i));
+    return i;
+  }
+  throw std::runtime_error(who + " names no instruction-set level; this machine has " + available());
+}
+
+}  // namespace
+
+const char* name(Level level) { return kNames[static_cast<int>(level)]; }
+
+Level parse(std::string_view text) {
+  for (int i = 0; i < kLevels; ++i) {
+    if (text == kNames[i]) return static_cast<Level>(i);
+  }
+  throw std::runtime_error("'" + std::string(text) + "' is no instruction-set level; this machine has " +
+                           available());
+}
+
+Level machine() {
+  static const Level level = detect();
+  return level;
+}
+
+Level current() {
+  int level = in_force.load(std::memory_order_relaxed);
+  if (level == kUnset) {
+    level = from_environment();
+    in_force.store(level, std::memory_order_relaxed);
+  }
+  return static_cast<Level>(level);
+}
+
+void set(Level level) {
+  if (level > machine()) fail_lacking("set_isa", level);
+  in_force.store(static_cast<int>(level), std::memory_order_relaxed);
+}
+
+}  // namespace ktc::isa
