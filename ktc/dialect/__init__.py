@@ -1,4 +1,4 @@
-"""The kt dialect: a small closed set of semantic ops, each in its own file with its meaning in plain torch."""
+"""The kt dialect: a small closed set of semantic ops, one a file, with its meaning in plain torch."""
 
 from __future__ import annotations
 

@@ -30,11 +30,11 @@ def reference(
 
     Args:
         q: [1, H, T, D], any strides; k: [1, Hk, T, D]; v: [1, Hk, T, Dv]; H a multiple of Hk.
-        key_cache, value_cache: [blocks, Hk, block_size, D] and [..., Dv], any float dtype. The step's own k and v
-            are read back from the cache, hence rounded to its dtype.
+        key_cache, value_cache: [blocks, Hk, block_size, D] and [..., Dv], any float dtype. The step's own k
+            and v are read back from the cache, hence rounded to its dtype.
         seq_starts: int32[B+1], token range of each sequence in T; ranges may be empty.
-        context_lens: int32[B], cached tokens of each sequence after this step, so token j of a sequence with n
-            new tokens has position `context_len - n + j`.
+        context_lens: int32[B], cached tokens of each sequence after this step, so token j of a sequence with
+            n new tokens has position `context_len - n + j`.
         block_tables: int32[B, NB], cache blocks of each sequence in order.
         slots: int64[T], `block * block_size + offset` of each new token.
         scale: factor on q·k.

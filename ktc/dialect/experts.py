@@ -49,7 +49,7 @@ def reference(
 
     Args:
         x: [T, K]; indices: integers [T, k] in 0..E-1; weights: [T, k].
-        gate_up: [E, 2I, K], gate rows before up rows; down: [E, K, I]. `transposed`: [E, K, 2I] and [E, I, K].
+        gate_up: [E, 2I, K], gate rows before up rows; down: [E, K, I]. `transposed`: [E, K, 2I], [E, I, K].
         gate_up_bias: [E, 2I]; down_bias: [E, K].
         activation: "silu", "gelu", "gelu_tanh", or "gpt_oss" (gate and up interleaved, clamped).
 
@@ -109,7 +109,8 @@ def cost(arguments: Mapping[str, Any], context: int) -> Cost:
 
 SPEC = define(
     "experts(Tensor x, Tensor indices, Tensor weights, Tensor gate_up, Tensor down,"
-    ' Tensor? gate_up_bias=None, Tensor? down_bias=None, str activation="silu", bool transposed=False) -> Tensor',
+    " Tensor? gate_up_bias=None, Tensor? down_bias=None,"
+    ' str activation="silu", bool transposed=False) -> Tensor',
     reference=reference,
     fake=fake,
     cost=cost,

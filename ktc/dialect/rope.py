@@ -14,7 +14,7 @@ from ktc.dialect.spec import Cost, define
 def reference(
     q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """q[1, H, T, D], k[1, Hk, T, D] of any strides, cos and sin [1, T, D'] of kt.rotary, D' <= D -> q, k turned.
+    """q[1, H, T, D], k[1, Hk, T, D] of any strides, cos and sin [1, T, D'], D' <= D -> q and k turned.
 
     The first D' elements of each head turn, the rest pass unchanged. Pair i, turned by angle i, is elements
     (i, i + D'/2), or (2i, 2i + 1) when `interleaved`; either way its results take its own places.

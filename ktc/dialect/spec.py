@@ -70,8 +70,8 @@ class OpSpec:
         op: the overload that graphs call, `torch.ops.kt.linear.default`.
         reference: its meaning in plain torch, on any device.
         fake: its shape function; reads no data.
-        cost: (arguments by name with concrete shapes, context) -> Cost; `context` is the mean number of cached
-            tokens a sequence attends to, which only attention reads.
+        cost: (arguments by name with concrete shapes, context) -> Cost; `context` is the mean number of
+            cached tokens a sequence attends to, which only attention reads.
     """
 
     name: str
