@@ -1,0 +1,277 @@
+// The thread pool: a gate that workers pass, ranges with cursors that they take pieces from, a futex to sleep on.
+#include "runtime/pool.hpp"
+
+#include <atomic>
+#include <chrono>
+#include <exception>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "runtime/pool_topology.hpp"
+
+#ifdef __linux__
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace ktc::runtime {
+namespace {
+
+constexpr auto kSpin = std::chrono::microseconds(60);
+
+// The gate's 64 bits: generation of the loop, whether it takes workers, how many have joined.
+constexpr uint64_t kJoined = 0xffff;
+constexpr uint64_t kOpen = uint64_t{1} << 16;
+constexpr uint64_t kGeneration = uint64_t{1} << 17;
+
+void relax() {
+#if defined(__x86_64__)
+  _mm_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+void sleep_on(std::atomic<uint32_t>& word, uint32_t seen) {
+#ifdef __linux__
+  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
+#else
+  word.wait(seen);
+#endif
+}
+
+void wake_all(std::atomic<uint32_t>& word) {
+#ifdef __linux__
+  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAKE_PRIVATE, 1 << 30, nullptr, nullptr, 0);
+#else
+  word.notify_all();
+#endif
+}
+
+struct alignas(64) Range {
+  std::atomic<int64_t> next{0};
+  int64_t end = 0;
+};
+
+// The thread's index while it runs a loop's body, else -1.
+thread_local int current_worker = -1;
+
+void pin_to(const Core& core) {
+#ifdef __linux__
+  const int highest = core.cpus.back() + 1;
+  cpu_set_t* set = CPU_ALLOC(highest);
+  if (!set) return;
+  const size_t bytes = CPU_ALLOC_SIZE(highest);
+  CPU_ZERO_S(bytes, set);
+  for (int cpu : core.cpus) CPU_SET_S(cpu, bytes, set);
+  // A refusal (a sandbox, a changed cpuset) costs speed only.
+  (void)pthread_setaffinity_np(pthread_self(), bytes, set);
+  CPU_FREE(set);
+#else
+  (void)core;
+#endif
+}
+
+}  // namespace
+
+struct Pool::State {
+  explicit State(int count) : threads(count), ranges(count) {}
+
+  const int threads;
+  std::vector<Range> ranges;
+  std::vector<std::thread> workers;
+
+  // Held by the caller whose loop runs, and to start or stop the workers.
+  std::mutex callers;
+  bool started = false;
+
+  alignas(64) std::atomic<uint64_t> gate{0};
+  alignas(64) std::atomic<uint32_t> bell{0};  // counts loops; sleepers wait for a change
+  std::atomic<int> sleepers{0};
+  std::atomic<bool> stop{false};
+  alignas(64) std::atomic<int> left{0};  // workers that joined the loop and are done with it
+
+  // The loop; written while the gate is closed and nobody is inside.
+  Body body = nullptr;
+  void* context = nullptr;
+  int64_t grain = 1;
+  std::atomic<bool> failed{false};
+  std::exception_ptr error;
+
+  // Workers start with the first loop: an import costs nothing, and a child of fork gets its own.
+  void start() {
+    started = true;
+    const std::vector<Core> cores = physical_cores();
+    // With more threads than cores the scheduler balances better than a fixed assignment.
+    const bool pinned = threads <= static_cast<int>(cores.size()) && cores.size() > 2;
+    for (int worker = 1; worker < threads; ++worker) {
+      workers.emplace_back([this, worker, pinned, core = cores[pinned ? worker : 0]] {
+        if (pinned) pin_to(core);
+        serve(worker);
+      });
+    }
+  }
+
+  void finish() {
+    started = true;  // whoever still holds this state runs without workers
+    stop.store(true);
+    bell.fetch_add(1);
+    wake_all(bell);
+    for (std::thread& worker : workers) worker.join();
+    workers.clear();
+  }
+
+  void take(Range& range, int worker) {
+    while (range.next.load(std::memory_order_relaxed) < range.end && !failed.load(std::memory_order_relaxed)) {
+      const int64_t begin = range.next.fetch_add(grain, std::memory_order_relaxed);
+      if (begin >= range.end) return;
+      body(context, begin, begin + grain < range.end ? begin + grain : range.end, worker);
+    }
+  }
+
+  void work(int worker) {
+    current_worker = worker;
+    try {
+      for (int i = 0; i < threads; ++i) take(ranges[(worker + i) % threads], worker);
+    } catch (...) {
+      if (!failed.exchange(true)) error = std::current_exception();
+    }
+    current_worker = -1;
+  }
+
+  bool join_loop(uint64_t seen) {
+    while (seen & kOpen) {
+      if (gate.compare_exchange_weak(seen, seen + 1, std::memory_order_acquire, std::memory_order_acquire)) return true;
+    }
+    return false;
+  }
+
+  void serve(int worker) {
+    uint64_t last = 0;  // generation served or seen closed
+    for (;;) {
+      const uint32_t rung = bell.load(std::memory_order_acquire);
+      if (stop.load(std::memory_order_relaxed)) return;
+      const uint64_t seen = gate.load(std::memory_order_acquire);
+      if ((seen & kOpen) && seen / kGeneration != last) {
+        last = seen / kGeneration;
+        if (join_loop(seen)) {
+          work(worker);
+          left.fetch_add(1, std::memory_order_release);
+        }
+        continue;
+      }
+      wait_for_bell(rung);
+    }
+  }
+
+  void wait_for_bell(uint32_t rung) {
+    const auto until = std::chrono::steady_clock::now() + kSpin;
+    do {
+      for (int i = 0; i < 64; ++i) {
+        if (bell.load(std::memory_order_acquire) != rung) return;
+        relax();
+      }
+    } while (std::chrono::steady_clock::now() < until);
+    sleepers.fetch_add(1);
+    while (bell.load() == rung) sleep_on(bell, rung);
+    sleepers.fetch_sub(1);
+  }
+
+  void run(int64_t items, int64_t piece, Body loop, void* argument) {
+    const std::lock_guard<std::mutex> lock(callers);
+    if (!started) start();
+    body = loop;
+    context = argument;
+    grain = piece;
+    const int64_t pieces = (items + grain - 1) / grain;
+    for (int i = 0; i < threads; ++i) {
+      ranges[i].next.store(pieces * i / threads * grain, std::memory_order_relaxed);
+      const int64_t end = pieces * (i + 1) / threads * grain;
+      ranges[i].end = end < items ? end : items;
+    }
+    failed.store(false, std::memory_order_relaxed);
+    error = nullptr;
+    left.store(0, std::memory_order_relaxed);
+    const uint64_t generation = gate.load(std::memory_order_relaxed) / kGeneration + 1;
+    gate.store(generation * kGeneration | kOpen, std::memory_order_release);
+    bell.fetch_add(1);
+    if (sleepers.load() > 0) wake_all(bell);
+
+    work(0);
+
+    // Every piece is taken; wait only for those who joined.
+    const uint64_t joined = gate.fetch_and(~kOpen, std::memory_order_acq_rel) & kJoined;
+    for (int spins = 0; left.load(std::memory_order_acquire) != static_cast<int>(joined); ++spins) {
+      if (spins < 4096) {
+        relax();
+      } else {
+        std::this_thread::yield();
+      }
+    }
+    if (error) std::rethrow_exception(error);
+  }
+};
+
+namespace {
+Pool* existing = nullptr;
+}
+
+Pool::Pool(int threads) : state_(new State(threads)) {}
+
+// A child of fork has the forking thread only, and perhaps a lock that another thread held: it starts afresh and leaves
+// the old state alone (its threads do not exist here, so it cannot be destroyed).
+void Pool::forget_after_fork() {
+  current_worker = -1;
+  existing->state_ = new State(existing->state_.load()->threads);
+}
+
+Pool& Pool::instance() {
+  static Pool* const pool = [] {
+    existing = new Pool(default_threads());
+#ifdef __linux__
+    pthread_atfork(nullptr, nullptr, &Pool::forget_after_fork);
+#endif
+    return existing;
+  }();
+  return *pool;
+}
+
+int Pool::threads() const { return state_.load()->threads; }
+
+void Pool::set_threads(int count) {
+  if (count < 1 || count > kMaximum) {
+    throw std::invalid_argument("a thread pool has 1 to " + std::to_string(kMaximum) + " threads, not " +
+                                std::to_string(count));
+  }
+  if (current_worker >= 0) throw std::logic_error("the number of threads cannot change inside a parallel loop");
+  static std::mutex changes;
+  const std::lock_guard<std::mutex> change(changes);
+  State* old = state_.load();
+  if (count == old->threads) return;
+  const std::lock_guard<std::mutex> lock(old->callers);
+  state_.store(new State(count));
+  old->finish();
+  // Another caller may be about to lock `old`: it finds no workers and runs alone. So it is never freed; changing the
+  // number of threads is rare and a state is small.
+}
+
+void Pool::run(int64_t items, int64_t grain, Body body, void* context) {
+  if (items <= 0) return;
+  if (grain < 1) grain = 1;
+  State& state = *state_.load(std::memory_order_acquire);
+  if (current_worker >= 0 || items <= grain || state.threads == 1) {
+    body(context, 0, items, current_worker >= 0 ? current_worker : 0);
+    return;
+  }
+  state.run(items, grain, body, context);
+}
+
+}  // namespace ktc::runtime
