@@ -1,0 +1,193 @@
+"""Recipes: how the bytes of one parameter are made from tensors of a source, without leaving the packed format.
+
+Everything here moves whole rows, so quantised blocks (which lie along a row) survive unchanged. The one change of
+values, `AddConstant`, is allowed on float32 only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ktc.errors import ShapeMismatchError, UnsupportedFormatError
+from ktc.weights import formats
+from ktc.weights.tensor import RawTensor, TensorHeader
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class InterleaveHalves:
+    """Undoes the row order that llama.cpp's converter gives to Llama's q and k projections.
+
+    The converter turns each head's rows from (first half, second half), which Hugging Face's rotary embedding
+    pairs, into interleaved pairs. Reading takes the even rows of each head first, then the odd ones. A 1-D tensor
+    (a bias) counts as a column of rows.
+
+    Attributes:
+        heads: heads in this tensor (key-value heads for k).
+    """
+
+    heads: int
+
+    def apply(self, data: Bytes, header: TensorHeader) -> Bytes:
+        """uint8[nbytes] in file order to uint8[nbytes] in Hugging Face's order."""
+        rows = data.reshape(self.heads, header.shape[0] // self.heads // 2, 2, -1)
+        return np.ascontiguousarray(rows.swapaxes(1, 2)).reshape(-1)
+
+    def check(self, header: TensorHeader) -> None:
+        """Raises ShapeMismatchError when the rows are not an even number per head."""
+        if header.shape[0] % (2 * self.heads):
+            raise ShapeMismatchError(
+                f"tensor {header.name!r} has {header.shape[0]} rows, not an even number for each of {self.heads} heads",
+                file=header.file,
+                tensor=header.name,
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class AddConstant:
+    """Adds a constant to every element of a float32 tensor: -1 for Gemma's norms.
+
+    llama.cpp's converter stores w + 1 rounded to float32, so w comes back within half a unit in the last place of
+    w + 1; the product x * (1 + w) that the model computes is then the product with the stored value.
+    """
+
+    value: float
+
+    def apply(self, data: Bytes, header: TensorHeader) -> Bytes:
+        """uint8[nbytes] of float32 to uint8[nbytes] of float32."""
+        return (data.view("<f4") + np.float32(self.value)).view(np.uint8)
+
+    def check(self, header: TensorHeader) -> None:
+        """Raises UnsupportedFormatError when the tensor is not float32."""
+        if header.format != "f32":
+            raise UnsupportedFormatError(
+                f"tensor {header.name!r} is {header.format}; {self.value:+g} can be applied to f32 only",
+                file=header.file,
+                tensor=header.name,
+            )
+
+
+Transform = InterleaveHalves | AddConstant
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One tensor of the source and what is done to it."""
+
+    header: TensorHeader
+    transforms: tuple[Transform, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes after the transforms, which keep the size."""
+        return self.header.nbytes
+
+    def assemble(self, fetch: Callable[[TensorHeader], Bytes]) -> Bytes:
+        """The bytes after the transforms; a view of the source when there are none."""
+        data = fetch(self.header)
+        for transform in self.transforms:
+            data = transform.apply(data, self.header)
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How one parameter is made.
+
+    Attributes:
+        parameter: the parameter's name in the model.
+        shape: its shape in the model.
+        format: the number format of its bytes.
+        parts: what is put together.
+        axis: 0: the parts follow each other; 1: along the second dimension, for each index of the first one (gate
+            and up rows of each expert).
+    """
+
+    parameter: str
+    shape: tuple[int, ...]
+    format: str
+    parts: tuple[Part | Recipe, ...]
+    axis: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that `WeightSource.read` returns."""
+        return sum(part.nbytes for part in self.parts)
+
+    @property
+    def headers(self) -> Iterator[TensorHeader]:
+        """The tensors of the source it is made of, in order."""
+        for part in self.parts:
+            if isinstance(part, Part):
+                yield part.header
+            else:
+                yield from part.headers
+
+    def renamed(self, parameter: str) -> Recipe:
+        """The same bytes under another parameter's name."""
+        return replace(self, parameter=parameter)
+
+    @staticmethod
+    def concat(recipes: Sequence[Recipe], parameter: str = "") -> Recipe:
+        """The recipe of several parameters put together along dimension 0 (rows), as fused projections need.
+
+        Args:
+            recipes: at least one.
+            parameter: the new parameter's name; by default the old ones joined with "+".
+        Raises:
+            UnsupportedFormatError: the parts differ in format.
+            ShapeMismatchError: the parts differ in another dimension than the first.
+        """
+        first = recipes[0]
+        for other in recipes[1:]:
+            if other.format != first.format:
+                raise UnsupportedFormatError(
+                    f"{first.parameter!r} ({first.format}) and {other.parameter!r} ({other.format}) cannot be put "
+                    "together: their formats differ",
+                    tensor=other.parameter,
+                    hint="keep the projections apart, or give them one `quant`",
+                )
+            if other.shape[1:] != first.shape[1:]:
+                raise ShapeMismatchError(
+                    f"{first.parameter!r} {list(first.shape)} and {other.parameter!r} {list(other.shape)} cannot be "
+                    "put together along rows",
+                    tensor=other.parameter,
+                )
+        shape = (sum(recipe.shape[0] for recipe in recipes), *first.shape[1:])
+        name = parameter or "+".join(recipe.parameter for recipe in recipes)
+        return Recipe(name, shape, first.format, tuple(recipes))
+
+    def assemble(self, fetch: Callable[[TensorHeader], Bytes]) -> Bytes:
+        """uint8[nbytes]: the parameter's bytes, a view of the source when nothing had to be moved."""
+        pieces = [part.assemble(fetch) for part in self.parts]
+        if len(pieces) == 1:
+            return pieces[0]
+        if self.axis == 0:
+            return np.concatenate(pieces)
+        return np.concatenate([piece.reshape(self.shape[0], -1) for piece in pieces], axis=1).reshape(-1)
+
+    def read(self, fetch: Callable[[TensorHeader], Bytes]) -> RawTensor:
+        """The parameter's bytes with format and shape.
+
+        Raises:
+            ShapeMismatchError: the bytes are not those of a tensor of this shape (a recipe made by hand).
+        """
+        data = self.assemble(fetch)
+        wanted = formats.nbytes(self.format, self.shape)
+        if data.nbytes != wanted:
+            raise ShapeMismatchError(
+                f"{self.parameter!r}: {data.nbytes} bytes read, {self.format} of {list(self.shape)} takes {wanted}",
+                tensor=self.parameter,
+            )
+        return RawTensor(self.format, self.shape, data)
+
+
+def same_elements(found: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether two shapes differ in dimensions of 1 at most: [H] in the file for [1, H] in the model."""
+    return math.prod(found) == math.prod(wanted) and [d for d in found if d != 1] == [d for d in wanted if d != 1]
