@@ -1,9 +1,10 @@
 """Paged KV bookkeeping: which blocks of the pool hold the tokens of which sequence.
 
-A block holds `block_size` consecutive tokens of one sequence in every layer. Blocks are counted references: `fork`
-shares them, and the first writer of a shared block gets its own copy (copy-on-write). This is the scheme of
-"Efficient Memory Management for Large Language Model Serving with PagedAttention" (Kwon et al., 2023). No tensor is
-touched here: appending returns the block copies that `KvPool.copy_blocks` must make before the step writes.
+A block holds `block_size` consecutive tokens of one sequence in every layer. Blocks are counted references:
+`fork` shares them, and the first writer of a shared block gets its own copy (copy-on-write). This is the
+scheme of "Efficient Memory Management for Large Language Model Serving with PagedAttention" (Kwon et al.,
+2023). No tensor is touched here: appending returns the block copies that `KvPool.copy_blocks` must make
+before the step writes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ _NO_COPIES: tuple[BlockCopy, ...] = ()
 class BlockAllocator:
     """Hands out the blocks of one pool and counts who holds them.
 
-    Thread-safe. `retire` may be called from a finaliser at any moment, even while the lock is held: it only queues.
+    Thread-safe. `retire` may be called from a finaliser at any moment, even while the lock is held: it only
+    queues.
 
     Attributes:
         num_blocks: blocks of the pool.
@@ -36,11 +38,14 @@ class BlockAllocator:
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
         if num_blocks < 1 or block_size < 1:
-            raise ValueError(f"a KV pool needs at least one block of one token, not {num_blocks} × {block_size}")
+            raise ValueError(
+                f"a KV pool needs at least one block of one token, not {num_blocks} × {block_size}"
+            )
         self.num_blocks = num_blocks
         self.block_size = block_size
         self.references = [0] * num_blocks
-        self._free = list(range(num_blocks - 1, -1, -1))  # a stack: the block freed last is still in the caches
+        # A stack: the block freed last is the likeliest to be in the CPU's caches still.
+        self._free = list(range(num_blocks - 1, -1, -1))
         self._retired: deque[list[int]] = deque()
         self._lock = Lock()
 
@@ -213,8 +218,8 @@ class Sequence:
 def extend(sequences: Items[Sequence], counts: Items[int]) -> Items[BlockCopy]:
     """Appends `counts[i]` tokens to `sequences[i]`, all of them or none.
 
-    Returns the block copies to make before the tokens are written. Raises KvCacheFull and changes nothing when the
-    blocks do not suffice for all. The sequences are of one allocator and each occurs once.
+    Returns the block copies to make before the tokens are written. Raises KvCacheFull and changes nothing
+    when the blocks do not suffice for all. The sequences are of one allocator and each occurs once.
     """
     if len(sequences) == 1:
         return sequences[0].append(counts[0])

@@ -1,4 +1,4 @@
-"""`KtcCache`: the `past_key_values` of a placed model, which counts tokens and owns blocks but holds no tensor."""
+"""`KtcCache`: the `past_key_values` of a placed model; it counts tokens and owns blocks, not tensors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from ktc.runtime.kv import KvPool
 from ktc.runtime.step import StepBuilder
 
 
-class KtcCache(Cache):  # type: ignore[misc]  # transformers ships without complete types
+class KtcCache(Cache):
     """A batch of sequences in the KV pool of one engine.
 
-    transformers counts in columns of the padded batch; the pool holds only real tokens. So the cache remembers how
-    many columns it has seen and which of them were padding. Several caches of one model live side by side; a cache
-    gives its blocks back when it is garbage collected. `copy.deepcopy` and `fork` share the blocks (copy-on-write).
+    transformers counts in columns of the padded batch; the pool holds only real tokens. So the cache
+    remembers how many columns it has seen and which of them were padding. Several caches of one model live
+    side by side; a cache gives its blocks back when it is garbage collected. `copy.deepcopy` and `fork` share
+    the blocks (copy-on-write).
 
     Attributes:
         pool: the pool the blocks are of.
@@ -32,7 +33,7 @@ class KtcCache(Cache):  # type: ignore[misc]  # transformers ships without compl
     is_compileable = False
     is_croppable = True
     is_initialized = True
-    is_sliding = (False,)
+    is_sliding: list[bool] = [False]  # noqa: RUF012  (a property of the base class, read-only here too)
 
     def __init__(self, pool: KvPool) -> None:
         self.pool = pool
@@ -55,7 +56,9 @@ class KtcCache(Cache):  # type: ignore[misc]  # transformers ships without compl
         return self.fork()
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise UnsupportedCallError("a KtcCache cannot be pickled or copied shallowly; `cache.fork()` gives a second one")
+        raise UnsupportedCallError(
+            "a KtcCache cannot be pickled or copied shallowly; `cache.fork()` gives a second one"
+        )
 
     @property
     def batch_size(self) -> int:
@@ -85,7 +88,7 @@ class KtcCache(Cache):  # type: ignore[misc]  # transformers ships without compl
         return twin
 
     def require_rows(self, rows: int) -> None:
-        """Starts `rows` sequences when the cache is empty; raises CacheMismatchError when it has another number."""
+        """Starts `rows` sequences in an empty cache; CacheMismatchError when it holds another number."""
         if not self.columns:
             self.sequences = [self.pool.allocator.sequence() for _ in range(rows)]
         elif len(self.sequences) != rows:
@@ -115,9 +118,9 @@ class KtcCache(Cache):  # type: ignore[misc]  # transformers ships without compl
         """Nothing to record: paged blocks keep every token, so `crop` can always go back."""
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forgets columns: a negative number is how many to remove, a positive one how many remain, 0 is none.
+        """Forgets columns: a negative number of them to remove, or a positive number to keep; 0 does nothing.
 
-        (transformers 5.17 calls with what remains, later ones with the negative count.)
+        Older transformers call with what remains, later ones with what to remove, negated.
         """
         if tokens_to_remove == 0:
             return
@@ -171,4 +174,6 @@ class KtcCache(Cache):  # type: ignore[misc]  # transformers ships without compl
 
     def update(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not for callers: the compiled graph writes keys and values itself."""
-        raise UnsupportedCallError("the compiled graph writes the KV cache itself; KtcCache.update has nothing to do")
+        raise UnsupportedCallError(
+            "the compiled graph writes the KV cache itself; KtcCache.update has nothing to do"
+        )

@@ -34,8 +34,8 @@ class Engine(Protocol):
         """Bytes of all weights as they lie in memory, over all devices."""
 
     def run(self, step: Step) -> torch.Tensor:
-        """One step. Returns logits [K, V] on `device`, a tensor of the caller's own (not a buffer reused later).
+        """One step. Returns logits [K, V] on `device`, the caller's to keep (not a buffer used again).
 
-        The tensors of `step` are on the CPU and valid only during the call. One call at a time: the placed model
-        holds a lock. If it raises, the tokens of the step count as not cached.
+        The tensors of `step` are on the CPU and valid only during the call. One call at a time: the placed
+        model holds a lock. If it raises, the tokens of the step count as not cached.
         """

@@ -14,17 +14,19 @@ class KvCacheFull(KtcError):
         free: tokens for which there is room.
     """
 
-    def __init__(self, *, capacity: int, needed: int, free: int, suggested: int, what: str = "this step") -> None:
+    def __init__(
+        self, *, capacity: int, needed: int, free: int, suggested: int, what: str = "this step"
+    ) -> None:
         self.capacity, self.needed, self.free = capacity, needed, free
         super().__init__(
             f"the KV cache is full: it holds {capacity} tokens, {free} are free, and {what} needs {needed}",
-            hint=f"raise `cache paged(tokens = {suggested})` in the rules, or free caches that are no longer needed "
-            "(`del past_key_values`)",
+            hint=f"raise `cache paged(tokens = {suggested})` in the rules, or free caches that are no longer "
+            "needed (`del past_key_values`)",
         )
 
 
 class UnsupportedCallError(KtcError):
-    """A method, argument or generation mode that a placed model does not have; the message names what to use."""
+    """A method, argument or generation mode that a placed model lacks; the message names what to use."""
 
 
 class InvalidInputError(KtcError):
@@ -32,7 +34,7 @@ class InvalidInputError(KtcError):
 
 
 class AttentionMaskError(KtcError):
-    """An attention mask that is not left or right padding, or that contradicts what the cache already holds."""
+    """An attention mask that is not left or right padding, or that contradicts what the cache holds."""
 
 
 class CacheMismatchError(KtcError):

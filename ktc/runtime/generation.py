@@ -11,6 +11,7 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, Pr
 from transformers.generation.configuration_utils import GenerationMode
 
 from ktc.runtime.errors import InvalidInputError, KvCacheFull, UnsupportedCallError
+from ktc.runtime.kv import KvPool
 
 _MODES = frozenset(
     {
@@ -24,7 +25,9 @@ _MODES = frozenset(
 
 
 def generation_defaults(
-    config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase | None = None, folder: str | Path | None = None
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    folder: str | Path | None = None,
 ) -> GenerationConfig:
     """What `generate` should do by default with a model of this source.
 
@@ -59,7 +62,7 @@ def stop_ids(eos: int | list[int] | torch.Tensor | None) -> list[int]:
 
 
 def bound_length(settings: GenerationConfig, capacity: int) -> GenerationConfig:
-    """A copy whose maximum length, if it has one, is at most what the KV pool holds (the last token needs no room)."""
+    """A copy whose maximum length, if any, fits the KV pool (the last token needs no room)."""
     bounded = copy.deepcopy(settings)
     if bounded.max_length is not None and bounded.max_length > capacity + 1:
         bounded.max_length = capacity + 1
@@ -67,19 +70,27 @@ def bound_length(settings: GenerationConfig, capacity: int) -> GenerationConfig:
 
 
 def check_generation(
-    model: PreTrainedModel, inputs: Any, generation_config: GenerationConfig | None, arguments: dict[str, Any]
+    model: PreTrainedModel,
+    pool: KvPool,
+    inputs: Any,
+    generation_config: GenerationConfig | None,
+    arguments: dict[str, Any],
 ) -> None:
     """Refuses what a placed model cannot generate, before anything runs.
 
-    Raises UnsupportedCallError for modes without an implementation and for other kinds of cache, KvCacheFull when
-    the caller asks for more tokens than the pool holds.
+    Raises UnsupportedCallError for modes without an implementation and for other kinds of cache, KvCacheFull
+    when the caller asks for more tokens than the pool holds.
     """
     settings = copy.deepcopy(generation_config if generation_config is not None else model.generation_config)
-    settings.update(**{k: v for k, v in arguments.items() if hasattr(settings, k)})
+    settings.update(  # type: ignore[no-untyped-call]
+        **{k: v for k, v in arguments.items() if hasattr(settings, k)}
+    )
     if arguments.get("inputs_embeds") is not None:
         raise UnsupportedCallError("a placed model generates from input_ids, not inputs_embeds")
     if arguments.get("custom_generate") is not None:
-        raise UnsupportedCallError("custom_generate runs foreign code on the model; call it yourself with this model")
+        raise UnsupportedCallError(
+            "custom_generate runs foreign code on the model; call it yourself with this model"
+        )
     mode = settings.get_generation_mode(arguments.get("assistant_model"))
     if mode not in _MODES:
         raise UnsupportedCallError(
@@ -88,14 +99,14 @@ def check_generation(
         )
     if settings.cache_implementation not in (None, "dynamic", "hybrid"):
         raise UnsupportedCallError(
-            f"cache_implementation={settings.cache_implementation!r}: a placed model has its own paged KV cache",
+            f"cache_implementation={settings.cache_implementation!r}: a placed model has its own KV cache",
             hint="set its size and dtype with `cache paged(tokens = …, dtype = …)` in the rules",
         )
-    _check_length(model, inputs, generation_config, arguments)
+    _check_length(pool, inputs, generation_config, arguments)
 
 
 def _check_length(
-    model: PreTrainedModel, inputs: Any, generation_config: GenerationConfig | None, arguments: dict[str, Any]
+    pool: KvPool, inputs: Any, generation_config: GenerationConfig | None, arguments: dict[str, Any]
 ) -> None:
     """Raises KvCacheFull when the length the caller asked for can never fit, even for one sequence alone."""
     ids = inputs if inputs is not None else arguments.get("input_ids")
@@ -117,7 +128,6 @@ def _check_length(
         longest = int(given["max_length"]) - padding
     else:
         longest = prompt + 1
-    pool = model.engine.pool
     # The last token generated is never fed back, so it needs no room.
     if longest - 1 > pool.capacity:
         raise KvCacheFull(

@@ -44,8 +44,8 @@ def blocks_for(tokens: int, block_size: int) -> int:
 class KvPool:
     """Cache tensors of a model and the allocator of their blocks.
 
-    A layer has `key` [num_blocks, heads, block_size, key_dim] and `value` [num_blocks, heads, block_size, value_dim].
-    They start as zeros (never uninitialised memory: attention masks scores, and 0 · NaN is NaN).
+    A layer has `key` [num_blocks, heads, block_size, key_dim] and `value` [num_blocks, heads, block_size,
+    value_dim]. They start as zeros (never uninitialised memory: attention masks scores, and 0 · NaN is NaN).
 
     Args:
         caches: one layout a layer, as capture gives them.
@@ -73,7 +73,7 @@ class KvPool:
                 kind = dtype[name] if isinstance(dtype, Mapping) else dtype
                 if kind not in KV_DTYPES:
                     raise UnsupportedCallError(
-                        f"the KV cache {name!r} cannot be of {kind}; `cache paged(dtype = …)` takes f32, f16 or bf16"
+                        f"KV cache {name!r} cannot be {kind}; `cache paged(dtype = …)` takes f32, f16, bf16"
                     )
                 device = devices[name] if isinstance(devices, Mapping) else devices
                 shape = (num_blocks, cache.heads, block_size, dim)
@@ -95,7 +95,8 @@ class KvPool:
     @property
     def used_bytes(self) -> int:
         """Bytes of the blocks that some sequence holds."""
-        return self.nbytes // self.allocator.num_blocks * (self.allocator.num_blocks - self.allocator.free_blocks)
+        blocks = self.allocator.num_blocks
+        return self.nbytes // blocks * (blocks - self.allocator.free_blocks)
 
     def nbytes_by_device(self) -> dict[str, int]:
         """Bytes of the cache tensors on each device."""
@@ -114,7 +115,7 @@ class KvPool:
         if len(copies) == 1:
             self.copy_block(*copies[0])
             return
-        # Sources are gathered before anything is written: a block freed by one copy may be the target of the next.
+        # Gather all sources before writing: a block freed by one copy may be the target of the next.
         sources = torch.tensor([source for source, _ in copies])
         destinations = torch.tensor([destination for _, destination in copies])
         for tensor in self.tensors.values():

@@ -1,10 +1,10 @@
-"""`placed_model`: a compiled graph that is a `PreTrainedModel`, so that `generate()` and friends work on it."""
+"""`placed_model`: a compiled graph as a `PreTrainedModel`, so that `generate()` and friends work on it."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
@@ -24,15 +24,15 @@ _REFUSED = {
     "float": "dtypes are the rules' business; change `quant` or the model's dtype and compile again",
     "bfloat16": "dtypes are the rules' business; change `quant` or the model's dtype and compile again",
     "double": "dtypes are the rules' business; change `quant` or the model's dtype and compile again",
-    "save_pretrained": "its weights are packed for the kernels; keep the source of the weights, and save the artifact "
-    "with `ktc compile -o DIR`",
+    "save_pretrained": "its weights are packed for kernels; keep their source, and save the artifact by "
+    "`ktc compile -o DIR`",
     "push_to_hub": "its weights are packed for the kernels; upload the source of the weights instead",
     "state_dict": "its weights are packed for the kernels; open the source of the weights instead",
     "load_state_dict": "its weights are packed for the kernels; compile again with `--model WHERE`",
-    "resize_token_embeddings": "the graph is compiled for one vocabulary; resize the source model and compile again",
-    "gradient_checkpointing_enable": "it computes no gradients; train the source model and compile the result",
-    "add_adapter": "adapters are not part of the graph; merge the adapter into the weights and compile again",
-    "load_adapter": "adapters are not part of the graph; merge the adapter into the weights and compile again",
+    "resize_token_embeddings": "the graph has one vocabulary; resize the source model and compile again",
+    "gradient_checkpointing_enable": "it computes no gradients; train the source model, then compile",
+    "add_adapter": "adapters are not part of the graph; merge it into the weights and compile again",
+    "load_adapter": "adapters are not part of the graph; merge it into the weights and compile again",
     "set_attn_implementation": "attention is a kernel of the graph; name one with `kernel` in the rules",
     "set_experts_implementation": "experts are a kernel of the graph; name one with `kernel` in the rules",
     "compile": "it is compiled already; write rules to change the graph",
@@ -49,22 +49,24 @@ def placed_model(
 ) -> PreTrainedModel:
     """Turns `skeleton` into a model that runs on `engine`, and returns it.
 
-    The result is of a subclass of the skeleton's class (isinstance holds; its own modules stay on the meta device
-    and are never called), with `forward` and `generate` of a causal language model. Beside transformers' own
-    attributes it has `engine`, `prefill_chunk`, `on_prefill`, `new_cache()`.
+    The result is of a subclass of the skeleton's class (isinstance holds; its own modules stay on the meta
+    device and are never called), with `forward` and `generate` of a causal language model. Beside
+    transformers' own attributes it has `engine`, `prefill_chunk`, `on_prefill`, `new_cache()`.
 
     Args:
         skeleton: model on the meta device, as `meta_model` makes it. It is changed, not copied.
         engine: runs the compiled graph; one engine makes one placed model.
-        generation_config: what `generate` does by default; None keeps the skeleton's. Its maximum length is bounded
-            by the KV pool.
+        generation_config: what `generate` does by default; None keeps the skeleton's. Its maximum length is
+            bounded by the KV pool.
         prefill_chunk: most tokens in one step of a prompt.
         name: what `repr` calls the model, for instance the artifact.
     """
     if isinstance(skeleton, PlacedModel):
-        raise UnsupportedCallError("this model is placed already; make a new skeleton with `meta_model(config)`")
-    skeleton.eval()
-    skeleton.__class__ = _placed_class(type(skeleton))
+        raise UnsupportedCallError(
+            "this model is placed already; make a new skeleton with `meta_model(config)`"
+        )
+    skeleton.eval()  # type: ignore[no-untyped-call]
+    skeleton.__class__ = _placed_class(cast(Any, type(skeleton)))
     object.__setattr__(skeleton, "_runner", Runner(engine, prefill_chunk))
     object.__setattr__(skeleton, "_name", name)
     defaults = generation_config if generation_config is not None else skeleton.generation_config
@@ -78,12 +80,11 @@ def _placed_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
     return type(f"Ktc{base.__name__}", (PlacedModel, base), {"__module__": base.__module__})
 
 
-class PlacedModel(PreTrainedModel):  # type: ignore[misc]  # transformers ships without complete types
+class PlacedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     """Mixin that replaces how a transformers model computes, moves and saves; made by `placed_model`."""
 
     _runner: Runner
     _name: str
-    _is_stateful: ClassVar[bool] = False
 
     @property
     def engine(self) -> Engine:
@@ -152,8 +153,8 @@ class PlacedModel(PreTrainedModel):  # type: ignore[misc]  # transformers ships 
             past_key_values = self.new_cache()
         elif not isinstance(past_key_values, KtcCache):
             raise CacheMismatchError(
-                f"past_key_values is a {type(past_key_values).__name__}, but a placed model keeps its KV cache in its "
-                "own pool",
+                f"past_key_values is a {type(past_key_values).__name__}, but a placed model keeps its KV "
+                "cache in its own pool",
                 hint="pass None, or `model.new_cache()`",
             )
         logits = self._runner.forward(
@@ -164,14 +165,17 @@ class PlacedModel(PreTrainedModel):  # type: ignore[misc]  # transformers ships 
             return (logits,) if cache is None else (logits, cache)
         return CausalLMOutputWithPast(logits=logits, past_key_values=cache)
 
-    def generate(self, inputs: Any = None, generation_config: GenerationConfig | None = None, **kwargs: Any) -> Any:
-        """As in transformers: greedy, sampling, beams, streamers, assisted, left-padded batches, resumed caches.
+    def generate(
+        self, inputs: Any = None, generation_config: GenerationConfig | None = None, **kwargs: Any
+    ) -> Any:
+        """As in transformers: greedy, sampling, beams, streamers, assisted, left-padded batches, resumed
+        caches.
 
-        Raises UnsupportedCallError for other modes and for other kinds of cache, KvCacheFull (before it starts) when
-        one sequence of the maximum length could never fit.
+        Raises UnsupportedCallError for other modes and for other kinds of cache, KvCacheFull (before it
+        starts) when one sequence of the maximum length could never fit.
         """
-        check_generation(self, inputs, generation_config, kwargs)
-        return super().generate(inputs, generation_config, **kwargs)
+        check_generation(self, self._runner.engine.pool, inputs, generation_config, kwargs)
+        return super().generate(inputs, generation_config, **kwargs)  # type: ignore[misc]
 
     def _prepare_cache_for_generation(
         self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
@@ -185,7 +189,9 @@ class PlacedModel(PreTrainedModel):  # type: ignore[misc]  # transformers ships 
     def train(self, mode: bool = True) -> PlacedModel:
         """A placed model only infers: raises UnsupportedCallError for mode True."""
         if mode:
-            raise UnsupportedCallError("a placed model computes no gradients; train the source model and compile that")
+            raise UnsupportedCallError(
+                "a placed model computes no gradients; train the source model and compile that"
+            )
         return cast(PlacedModel, super().train(False))
 
     def get_memory_footprint(self, return_buffers: bool = True) -> int:
@@ -197,19 +203,20 @@ class PlacedModel(PreTrainedModel):  # type: ignore[misc]  # transformers ships 
         engine, kind = self._runner.engine, type(self).__name__
         name = f"{self._name}, " if self._name else ""
         return (
-            f"{kind}({name}{engine.weight_bytes / 2**20:.1f} MiB of weights, {len(engine.pool.caches)} layers, "
-            f"KV cache of {engine.pool.capacity} tokens, {engine.dtype} on {engine.device})"
+            f"{kind}({name}{engine.weight_bytes / 2**20:.1f} MiB of weights, {len(engine.pool.caches)} "
+            f"layers, KV cache of {engine.pool.capacity} tokens, {engine.dtype} on {engine.device})"
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
         raise UnsupportedCallError(
             "a placed model cannot be copied, it owns packed weights and a KV pool",
-            hint="share it (caches of several generations live side by side), or `ktc.load` the artifact again",
+            hint="share it (several generations live side by side), or `ktc.load` the artifact again",
         )
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise UnsupportedCallError(
-            "a placed model cannot be pickled or copied", hint="save the artifact and `ktc.load` it where it is needed"
+            "a placed model cannot be pickled or copied",
+            hint="save the artifact and `ktc.load` it where it is needed",
         )
 
 
@@ -232,7 +239,9 @@ def _refuse_arguments(
         )
     given = sorted(name for name, value in others.items() if value is not None and name not in _IGNORED)
     if given:
-        raise UnsupportedCallError(f"forward of a placed model does not take {', '.join(given)}: the graph has no such input")
+        raise UnsupportedCallError(
+            f"forward of a placed model does not take {', '.join(given)}: the graph has no such input"
+        )
 
 
 # Arguments that generate() or callers pass along and that change nothing for a graph of one sequence kind.

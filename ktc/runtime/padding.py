@@ -9,15 +9,18 @@ from ktc.runtime.cache import KtcCache
 from ktc.runtime.errors import AttentionMaskError
 
 
-def token_columns(mask: torch.Tensor | None, cache: KtcCache, rows: int, width: int) -> list[tuple[int, int]] | None:
+def token_columns(
+    mask: torch.Tensor | None, cache: KtcCache, rows: int, width: int
+) -> list[tuple[int, int]] | None:
     """For each row the range [first, stop) of the `width` new columns that are tokens; None when all are.
 
     Args:
-        mask: [rows, cache.columns + width], 1 where there is a token, 0 where there is padding; None: no padding.
+        mask: [rows, cache.columns + width], 1 where there is a token, 0 where there is padding; None: no
+            padding.
         cache: what came before; it remembers which columns were padding.
 
-    Raises AttentionMaskError for a mask of another shape, one that contradicts the cache, or one with holes: the
-    tokens of a row must be consecutive columns, over all calls.
+    Raises AttentionMaskError for a mask of another shape, one that contradicts the cache, or one with holes:
+    the tokens of a row must be consecutive columns, over all calls.
     """
     past = cache.columns
     if mask is None:
@@ -31,7 +34,7 @@ def token_columns(mask: torch.Tensor | None, cache: KtcCache, rows: int, width: 
         shape = list(mask.shape) if isinstance(mask, torch.Tensor) else type(mask).__name__
         raise AttentionMaskError(
             f"attention_mask is {shape}, but a placed model takes [batch, tokens] of 0 and 1: "
-            "which tokens attend to which is fixed by the compiled graph (causal, with the model's own windows)"
+            "which tokens attend to which is part of the compiled graph (causal, the model's own windows)"
         )
     if tuple(mask.shape) != (rows, past + width):
         raise AttentionMaskError(
@@ -44,14 +47,12 @@ def token_columns(mask: torch.Tensor | None, cache: KtcCache, rows: int, width: 
     before = real[:, :past]
     if not (before.all() if cache.mask is None else torch.equal(before, cache.mask)):
         raise AttentionMaskError(
-            f"attention_mask changes which of the {past} cached columns are padding; the cache was filled with "
-            "another mask. Start from a new cache"
+            f"attention_mask changes which of the {past} cached columns are padding; the cache was filled "
+            "with another mask. Start from a new cache"
         )
     new = real[:, past:].numpy()
-    if new.all():
-        ranges = [(0, width)] * rows
-    else:
-        ranges = [_consecutive(new[row], row, past) for row in range(rows)]
+    everything = bool(new.all())
+    ranges = [(0, width) if everything else _consecutive(new[row], row, past) for row in range(rows)]
     for row, (first, stop) in enumerate(ranges):
         if first < stop and cache.sequences[row].length and (first or not real[row, past - 1]):
             raise _hole(row, past + first)
@@ -82,6 +83,6 @@ def _consecutive(real: np.ndarray, row: int, past: int) -> tuple[int, int]:
 
 def _hole(row: int, column: int) -> AttentionMaskError:
     return AttentionMaskError(
-        f"attention_mask has a hole: row {row} has padding between its tokens, before column {column}. Only padding "
-        "before the first or after the last token is supported; for generation use `padding_side='left'`"
+        f"attention_mask has a hole: row {row} has padding between its tokens, before column {column}. "
+        "Only padding before the first or after the last token is supported; for generation use `padding_side='left'`"
     )

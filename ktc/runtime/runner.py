@@ -1,4 +1,4 @@
-"""Runs padded batches on an engine: strips the padding, splits long prompts into chunks, puts the logits back."""
+"""Runs padded batches on an engine: strips padding, splits long prompts into chunks, puts logits back."""
 
 from __future__ import annotations
 
@@ -69,10 +69,13 @@ class Runner:
 
         Returns: float [B, n, V] on the engine's device, zeros where a column is padding.
 
-        Raises InvalidInputError, AttentionMaskError, CacheMismatchError, KvCacheFull; the cache is then as it was before.
+        Raises InvalidInputError, AttentionMaskError, CacheMismatchError, KvCacheFull; the cache is then as it
+        was before.
         """
         if cache.pool is not self.engine.pool:
-            raise CacheMismatchError("`past_key_values` belongs to another model; every placed model has its own KV pool")
+            raise CacheMismatchError(
+                "`past_key_values` belongs to another model; every placed model has its own KV pool"
+            )
         ids = self._check_ids(input_ids)
         rows, width = ids.shape
         positions = _check_positions(position_ids, rows, width)
@@ -80,7 +83,12 @@ class Runner:
         with self._lock, torch.no_grad():
             cache.require_rows(rows)
             ranges = token_columns(attention_mask, cache, rows, width)
-            if width == 1 and cache.columns and len(columns) == 1 and (ranges is None or (0, 0) not in ranges):
+            if (
+                width == 1
+                and cache.columns
+                and len(columns) == 1
+                and (ranges is None or (0, 0) not in ranges)
+            ):
                 logits = self._decode(ids, positions, cache)
             else:
                 logits = self._prefill(ids, positions, cache, ranges, columns)
@@ -92,13 +100,17 @@ class Runner:
     def _check_ids(self, input_ids: torch.Tensor) -> IntArray:
         if not isinstance(input_ids, torch.Tensor) or input_ids.ndim != 2 or not input_ids.numel():
             shape = list(input_ids.shape) if isinstance(input_ids, torch.Tensor) else type(input_ids).__name__
-            raise InvalidInputError(f"input_ids must be a tensor [batch, tokens] with at least one token, not {shape}")
+            raise InvalidInputError(
+                f"input_ids must be a tensor [batch, tokens] with at least one token, not {shape}"
+            )
         if input_ids.dtype not in (torch.int64, torch.int32):
             raise InvalidInputError(f"input_ids must be int64, not {input_ids.dtype}")
         ids: IntArray = input_ids.detach().cpu().long().numpy()
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= self.vocabulary:
-            raise InvalidInputError(f"token id {low if low < 0 else high} is not in the vocabulary [0, {self.vocabulary})")
+            raise InvalidInputError(
+                f"token id {low if low < 0 else high} is not in the vocabulary [0, {self.vocabulary})"
+            )
         return ids
 
     def _decode(self, ids: IntArray, positions: IntArray | None, cache: KtcCache) -> torch.Tensor:
@@ -184,7 +196,9 @@ def _kept_columns(logits_to_keep: int | torch.Tensor, width: int) -> IntArray:
             raise InvalidInputError(f"logits_to_keep must not be negative, but is {logits_to_keep}")
         return np.arange(max(0, width - logits_to_keep) if logits_to_keep else 0, width)
     if logits_to_keep.ndim != 1 or logits_to_keep.dtype.is_floating_point:
-        raise InvalidInputError(f"logits_to_keep must be an int or int64 [n], not {list(logits_to_keep.shape)}")
+        raise InvalidInputError(
+            f"logits_to_keep must be an int or int64 [n], not {list(logits_to_keep.shape)}"
+        )
     chosen: IntArray = torch.arange(width)[logits_to_keep.cpu()].numpy()
     return chosen
 

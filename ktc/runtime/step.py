@@ -19,8 +19,8 @@ Phase = Literal["prefill", "decode"]
 class Step:
     """The inputs of one run of the captured graph, on the CPU, in the order of its placeholders.
 
-    T new tokens of B sequences lie one sequence after the other; K of them want logits. The tensors belong to the
-    builder and are valid until its next step: an engine reads them during `run` and keeps none.
+    T new tokens of B sequences lie one sequence after the other; K of them want logits. The tensors belong to
+    the builder and are valid until its next step: an engine reads them during `run` and keeps none.
 
     Attributes:
         input_ids: int64 [1, T].
@@ -87,7 +87,8 @@ class StepBuilder:
     def prefill(self, chunks: Items[Chunk]) -> Step:
         """A step of any number of tokens a sequence.
 
-        When no token wants logits, the last one's are asked for: kernels need not know about an empty product.
+        When no token wants logits, the last one's are asked for: kernels need not know about an empty
+        product.
         """
         size = self.block_size
         starts = np.zeros(len(chunks) + 1, np.int32)
@@ -115,7 +116,9 @@ class StepBuilder:
             phase="decode" if all(len(c.ids) == 1 for c in chunks) else "prefill",
         )
 
-    def decode(self, sequences: list[Sequence], input_ids: torch.Tensor, positions: torch.Tensor | None) -> Step:
+    def decode(
+        self, sequences: list[Sequence], input_ids: torch.Tensor, positions: torch.Tensor | None
+    ) -> Step:
         """A step of one token a sequence, each the last of its sequence; all logits are wanted.
 
         Args:

@@ -1,4 +1,4 @@
-"""A reference engine for tests: the eager Hugging Face model whose attention is `kt.attention` on a paged pool."""
+"""A reference engine for tests: an eager Hugging Face model whose attention is `kt.attention`, paged."""
 
 from __future__ import annotations
 
@@ -71,7 +71,10 @@ class ReferenceEngine:
             raise RuntimeError("the test pulled the plug")
         _current.step, _current.pool = step, self.pool
         out = self.model(
-            input_ids=step.input_ids, position_ids=step.positions, use_cache=False, logits_to_keep=step.logits_index
+            input_ids=step.input_ids,
+            position_ids=step.positions,
+            use_cache=False,
+            logits_to_keep=step.logits_index,
         )
         logits: torch.Tensor = out.logits[0]
         return logits
