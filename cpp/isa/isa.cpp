@@ -50,14 +50,16 @@ Level detect() {
   if (!has(basic.ecx, {12, 27, 28, 29})) return Level::generic;  // FMA, OSXSAVE, AVX, F16C
   const uint64_t states = saved_states();
   const Registers features = cpuid(7, 0);
-  if ((states & kYmm) != kYmm || !has(features.ebx, {5, 8})) return Level::generic;              // AVX2, BMI2
-  if ((states & kZmm) != kZmm || !has(features.ebx, {16, 17, 30, 31})) return Level::avx2;       // F, DQ, BW, VL
+  if ((states & kYmm) != kYmm || !has(features.ebx, {5, 8})) return Level::generic;         // AVX2, BMI2
+  if ((states & kZmm) != kZmm || !has(features.ebx, {16, 17, 30, 31})) return Level::avx2;  // F, DQ, BW, VL
   const Registers more = cpuid(7, 1);
   if (!has(features.ecx, {1, 11}) || !has(more.eax, {5})) return Level::avx512;  // VBMI, VNNI; BF16
   return Level::avx512vnni;
 }
 #else
-Level detect() { return Level::generic; }
+Level detect() {
+  return Level::generic;
+}
 #endif
 
 std::string available() {
@@ -85,7 +87,9 @@ int from_environment() {
 
 }  // namespace
 
-const char* name(Level level) { return kNames[static_cast<int>(level)]; }
+const char* name(Level level) {
+  return kNames[static_cast<int>(level)];
+}
 
 Level parse(std::string_view text) {
   for (int i = 0; i < kLevels; ++i) {
