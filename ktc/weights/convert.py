@@ -1,7 +1,7 @@
 """Converts weights between number formats: blocks as they lie in a GGUF file to float32 and back.
 
-Dequantisation agrees bit for bit with the `gguf` package. Of the quantisers, q4_0 and q8_0 agree with it too; q4_k and
-q6_k search scales that minimise the (weighted) squared error, see cpp/formats/quantize_q4_k.hpp.
+Dequantisation agrees bit for bit with the `gguf` package. Of the quantisers, q4_0 and q8_0 agree with it
+too; q4_k and q6_k search scales that minimise the (weighted) squared error, see cpp/formats/quantize_q4_k.hpp.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def _of(tensor: str | None) -> str:
 def _check_readable(format: str) -> None:
     find(format)
     if format not in FORMATS:
-        raise UnsupportedFormatError(f"ktc does not compute with {format}", hint=f"it reads {', '.join(FORMATS)}")
+        raise UnsupportedFormatError(
+            f"ktc does not compute with {format}", hint=f"it reads {', '.join(FORMATS)}"
+        )
 
 
 def _check_writable(format: str) -> None:
@@ -57,7 +59,7 @@ def _flat_bytes(data: Bytes, format: str, shape: Sequence[int], tensor: str | No
     wanted = nbytes(format, shape)
     if data.size != wanted:
         raise ShapeMismatchError(
-            f"the data{_of(tensor)} has {data.size} bytes, but {format} of shape {list(shape)} takes {wanted}",
+            f"the data{_of(tensor)} has {data.size} bytes; {format} of shape {list(shape)} takes {wanted}",
             tensor=tensor,
         )
     return np.ascontiguousarray(data).reshape(-1)
@@ -95,16 +97,14 @@ def dequantize(
     return out
 
 
-def quantize(
-    x: Floats, format: str, *, importance: Floats | None = None, tensor: str | None = None
-) -> Bytes:
+def quantize(x: Floats, format: str, *, importance: Floats | None = None, tensor: str | None = None) -> Bytes:
     """A tensor's blocks in another number format.
 
     Args:
         x: float32[..., K], K a multiple of the format's block.
         format: a name in `QUANTIZABLE`.
-        importance: float32[K], finite and not negative: how much an error in each column counts, such as the mean
-            square of the activations it meets. Only q4_k and q6_k heed it.
+        importance: float32[K], finite and not negative: how much an error in each column counts, such as the
+            mean square of the activations it meets. Only q4_k and q6_k heed it.
         tensor: its name, for error messages.
 
     Returns:
@@ -113,8 +113,8 @@ def quantize(
     Raises:
         UnsupportedFormatError: ktc does not write `format`.
         ShapeMismatchError: K is no multiple of the block, or `importance` has another length.
-        ConversionError: a value that is not finite (block formats), or too large for float16 scales; the message
-            names its index. f32, f16 and bf16 keep infinities and NaN.
+        ConversionError: a value that is not finite (block formats), or too large for float16 scales; the
+            message names its index. f32, f16 and bf16 keep infinities and NaN.
     """
     _check_writable(format)
     if x.dtype != np.float32:
