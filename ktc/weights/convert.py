@@ -1,7 +1,7 @@
 """Converts weights between number formats: blocks as they lie in a GGUF file to float32 and back.
 
 Dequantisation agrees bit for bit with the `gguf` package. Of the quantisers, q4_0 and q8_0 agree with it
-too; q4_k and q6_k search scales that minimise the (weighted) squared error, see cpp/formats/quantize_q4_k.hpp.
+too; q4_k and q6_k search scales that minimise the (weighted) squared error: cpp/formats/quantize_q4_k.hpp.
 """
 
 from __future__ import annotations
