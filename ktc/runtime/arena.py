@@ -10,8 +10,8 @@ from ktc import _cpu
 class TensorArena:
     """Hands out tensors from one reservation, front to back; the memory lives as long as any of them.
 
-    Large pages save address translation on machines with little cache for it (virtual ones above all). Where the
-    system grants none the arena works on ordinary pages; `huge_bytes` tells.
+    Large pages save address translation on machines with little cache for it (virtual ones above all). Where
+    the system grants none the arena works on ordinary pages; `huge_bytes` tells.
     """
 
     def __init__(self, capacity: int) -> None:
