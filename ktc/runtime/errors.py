@@ -41,5 +41,9 @@ class CacheMismatchError(KtcError):
     """`past_key_values` does not belong to this model, or not to this batch."""
 
 
-class NoChatTemplateError(KtcError):
+class ChatTemplateError(KtcError):
+    """The chat template cannot render this conversation."""
+
+
+class NoChatTemplateError(ChatTemplateError):
     """The tokenizer has no chat template, so there is no way to phrase a conversation for this model."""

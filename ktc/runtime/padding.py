@@ -83,6 +83,7 @@ def _consecutive(real: np.ndarray, row: int, past: int) -> tuple[int, int]:
 
 def _hole(row: int, column: int) -> AttentionMaskError:
     return AttentionMaskError(
-        f"attention_mask has a hole: row {row} has padding between its tokens, before column {column}. "
-        "Only padding before the first or after the last token is supported; for generation use `padding_side='left'`"
+        f"attention_mask has a hole: row {row} has padding between its tokens, before column "
+        f"{column}. Only padding before the first or after the last token is supported; "
+        "for generation use `padding_side='left'`"
     )
