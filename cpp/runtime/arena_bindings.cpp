@@ -28,8 +28,8 @@ void bind_arena(nb::module_& m) {
     }
   });
   nb::class_<Arena>(m, "Arena",
-                    "Memory for one device's weights: one reservation on 2 MiB pages where the system grants "
-                    "them, handed out front to back and freed as a whole.")
+                    "Memory for one device's weights: one reservation on 2 MiB pages where the system\n"
+                    "grants them, handed out front to back and freed as a whole.")
       .def(nb::init<size_t>(), nb::arg("capacity"),
            "Reserves at least `capacity` bytes; they take memory when they are first written.\n\n"
            "Raises:\n    MemoryError: the system cannot reserve them.")
