@@ -1,0 +1,184 @@
+"""The "ktc" entries in transformers' attention and experts registries, through which models hand us whole ops.
+
+No "ktc" entry is made in the mask registry: transformers then builds no mask at all, which is what we want, since
+kt.attention derives causality and windows from positions.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, batched_mm_experts_forward
+
+from ktc.capture.captured import CacheSpec
+from ktc.capture.errors import CaptureError
+from ktc.capture.symbols import Dims
+from ktc.capture.tracer import Tracer
+from ktc.dialect.experts import ACTIVATIONS
+
+NAME = "ktc"
+
+
+@dataclass
+class Step:
+    """What attention and experts need of the capture that is running on this thread.
+
+    Attributes:
+        tracer: records the ops.
+        dims: names the cache's number of blocks.
+        descriptor: fake seq_starts, context_lens, block_tables, slots.
+        block_size: tokens of a cache block.
+        layer_types: kind of each layer's attention by the model's configuration, or empty.
+        activations: the activation of each experts module by id, where it is one that kt.experts knows.
+        caches: the cache of each attention layer traced so far, by layer.
+    """
+
+    tracer: Tracer
+    dims: Dims
+    descriptor: tuple[torch.Tensor, ...]
+    block_size: int
+    layer_types: tuple[str, ...]
+    activations: dict[int, str]
+    caches: dict[int, CacheSpec] = field(default_factory=dict)
+
+
+_RUNNING = threading.local()
+
+
+def set_step(step: Step | None) -> None:
+    """Makes `step` the one that this thread's registry entries record into."""
+    _RUNNING.step = step
+
+
+def _attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    is_causal: bool | None = None,
+    **other: Any,
+) -> tuple[torch.Tensor, None]:
+    """One layer's attention in transformers' calling convention, recorded as kt.attention."""
+    step: Step | None = getattr(_RUNNING, "step", None)
+    if step is None:
+        raise CaptureError('the "ktc" attention works only while a model is captured', op="attention")
+    layer = getattr(module, "layer_idx", None)
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    problem = ""
+    if not isinstance(layer, int):
+        problem = "has no layer_idx, by which its key/value cache is named"
+    elif not causal:
+        problem = "is not causal"
+    elif attention_mask is not None:
+        problem = "gets a mask of its own, which kt.attention does not take"
+    elif dropout:
+        problem = "drops out weights: put the model in eval mode"
+    elif layer < len(step.layer_types):
+        kind = step.layer_types[layer]
+        if kind not in ("full_attention", "sliding_attention"):
+            problem = f"is {kind!r}, which kt.attention does not express"
+        elif kind == "sliding_attention" and sliding_window is None:
+            problem = "slides by a mask only: its window does not reach the attention function"
+    if problem or not isinstance(layer, int):
+        name = type(module).__name__
+        raise CaptureError(f"attention layer {layer} ({name}) {problem}", op="attention", module=name)
+    key_cache, value_cache = _cache(step, layer, key, value, int(sliding_window or 0))
+    out = torch.ops.kt.attention.default(
+        query,
+        key,
+        value,
+        key_cache,
+        value_cache,
+        *step.descriptor,
+        float(scaling if scaling is not None else query.shape[-1] ** -0.5),
+        int(sliding_window or 0),
+        float(softcap or 0.0),
+        s_aux,
+    )
+    return out, None
+
+
+def _cache(
+    step: Step, layer: int, key: torch.Tensor, value: torch.Tensor, window: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The fake cache tensors of a layer, of the dimensions that its keys and values have."""
+    if layer in step.caches:
+        raise CaptureError(f"two attention calls use the key/value cache of layer {layer}", op="attention")
+    heads = int(key.shape[1])
+    spec = CacheSpec(
+        layer=layer,
+        key=f"kv.{layer}.key",
+        value=f"kv.{layer}.value",
+        heads=heads,
+        key_dim=int(key.shape[3]),
+        value_dim=int(value.shape[3]),
+        window=window,
+    )
+    step.caches[layer] = spec
+    tensors = []
+    for target, dim in ((spec.key, spec.key_dim), (spec.value, spec.value_dim)):
+        fake = step.dims.tensor(("blocks", heads, step.block_size, dim), key.dtype)
+        stored = torch.empty((0, heads, step.block_size, dim), dtype=key.dtype, device="meta")
+        step.tracer.attribute_node(target, fake, stored)
+        tensors.append(fake)
+    return tensors[0], tensors[1]
+
+
+def _experts(
+    module: Any, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+) -> torch.Tensor:
+    """One layer's routed experts in transformers' calling convention, recorded as kt.experts."""
+    step: Step | None = getattr(_RUNNING, "step", None)
+    activation = step.activations.get(id(module)) if step is not None else None
+    if activation is None:
+        # Experts of another form run as torch ops: each token gathers the weights of its experts.
+        result: torch.Tensor = batched_mm_experts_forward(module, hidden_states, top_k_index, top_k_weights)
+        return result
+    biases = (module.gate_up_proj_bias, module.down_proj_bias) if module.has_bias else (None, None)
+    out: torch.Tensor = torch.ops.kt.experts.default(
+        hidden_states,
+        top_k_index,
+        top_k_weights,
+        module.gate_up_proj,
+        module.down_proj,
+        *biases,
+        activation,
+        bool(module.is_transposed),
+    )
+    return out
+
+
+def expert_activations(root: nn.Module) -> dict[int, str]:
+    """The kt.experts activation of each experts module by id, found by running its gate on random data."""
+    found: dict[int, str] = {}
+    generator = torch.Generator().manual_seed(0)
+    x = 6.0 * torch.randn(5, 32, generator=generator)
+    for module in root.modules():
+        gate = getattr(module, "_apply_gate", None)
+        if gate is None or not hasattr(module, "gate_up_proj") or not getattr(module, "has_gate", False):
+            continue
+        if getattr(module, "has_post_expert_norm", False):
+            continue
+        try:
+            result = gate(x.clone())
+        except Exception:  # a gate of another form
+            continue
+        for name, activation in ACTIVATIONS.items():
+            if result.shape == (5, 16) and torch.allclose(result, activation(x), rtol=1e-6, atol=1e-6):
+                found[id(module)] = name
+    return found
+
+
+AttentionInterface.register(NAME, _attention)
+ALL_EXPERTS_FUNCTIONS.register(NAME, _experts)

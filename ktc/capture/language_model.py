@@ -1,0 +1,87 @@
+"""Captures a causal language model as one graph over a flat ragged batch with paged key/value caches."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ktc.capture import interfaces
+from ktc.capture.captured import Captured
+from ktc.capture.errors import CaptureError
+from ktc.capture.run import graph_module, make_tracer, stamped_caches, trace
+from ktc.capture.symbols import Dims
+
+INPUTS: tuple[tuple[str, tuple[int | str, ...], torch.dtype], ...] = (
+    ("input_ids", (1, "tokens"), torch.int64),
+    ("positions", (1, "tokens"), torch.int64),
+    ("seq_starts", ("starts",), torch.int32),
+    ("context_lens", ("sequences",), torch.int32),
+    ("block_tables", ("sequences", "table_width"), torch.int32),
+    ("slots", ("tokens",), torch.int64),
+    ("logits_index", ("outputs",), torch.int64),
+)
+
+
+def capture_language_model(model: PreTrainedModel, *, block_size: int = 32, stamp: bool = True) -> Captured:
+    """The graph of a model made by `meta_model`.
+
+    Its inputs are `INPUTS`, of T tokens and B sequences: input_ids and positions int64[1, T], seq_starts int32[B+1],
+    context_lens int32[B], block_tables int32[B, NB], slots int64[T], logits_index int64[K]. It returns logits
+    [1, K, V] of the tokens that logits_index picks.
+
+    Args:
+        model: parameters on the meta device or anywhere; none is read.
+        block_size: tokens of one cache block.
+        stamp: trace structurally equal layers once; off only to check that this changes nothing.
+
+    Raises:
+        CaptureError: the model does what one graph cannot express.
+    """
+    if getattr(model.config, "_attn_implementation", None) != interfaces.NAME:
+        raise CaptureError(
+            'the model was not built with the "ktc" attention', hint="build it with ktc.capture.meta_model"
+        )
+    dims = Dims()
+    tracer = make_tracer(model, dims, stamp=stamp)
+    inputs = {name: tracer.placeholder(name, shape, dtype) for name, shape, dtype in INPUTS}
+    tracer.define_dims()
+    step = interfaces.Step(
+        tracer=tracer,
+        dims=dims,
+        descriptor=tuple(inputs[n] for n in ("seq_starts", "context_lens", "block_tables", "slots")),
+        block_size=block_size,
+        layer_types=tuple(getattr(model.config, "layer_types", None) or ()),
+        activations=interfaces.expert_activations(model),
+    )
+    interfaces.set_step(step)
+    try:
+        logits = trace(model, tracer, lambda: _logits(model, inputs))
+    finally:
+        interfaces.set_step(None)
+    tracer.output(logits)
+    limits = dims.limits()
+    module, parameters = graph_module(model, tracer)
+    return Captured(
+        module=module,
+        caches=stamped_caches(tracer, step.caches),
+        inputs=tuple(name for name, _, _ in INPUTS),
+        output_spec=None,
+        kind="language_model",
+        dims=dims.symbols(),
+        limits=limits,
+        block_size=block_size,
+        parameters=parameters,
+    )
+
+
+def _logits(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> Any:
+    """Calls the model; only the wanted rows of the hidden states reach the head, where the model can do that."""
+    keep = "logits_to_keep" in inspect.signature(model.forward).parameters
+    extra = {"logits_to_keep": inputs["logits_index"]} if keep else {}
+    out = model(
+        input_ids=inputs["input_ids"], position_ids=inputs["positions"], use_cache=False, **extra
+    ).logits
+    return out if keep else torch.index_select(out, 1, inputs["logits_index"])

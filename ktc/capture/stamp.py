@@ -1,0 +1,81 @@
+"""Structural identity of modules: equal layers are traced once and stamped for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.fx as fx
+from torch import nn
+
+# Attributes in which layers may differ and still run the same code: the index only selects the cache.
+_IGNORED = frozenset({"layer_idx", "training"})
+
+
+@dataclass
+class Template:
+    """A traced layer that others are cloned from.
+
+    Attributes:
+        name: its dotted name.
+        module: the layer itself.
+        inputs: nodes of the tensors it was called with, in pytree order.
+        nodes: the nodes its call recorded, in order.
+        output: what the call returned, and `output_nodes` the same tree with nodes in place of tensors.
+    """
+
+    name: str
+    module: nn.Module
+    inputs: list[fx.Node]
+    nodes: list[fx.Node]
+    output: Any
+    output_nodes: Any
+
+
+def fingerprint(module: nn.Module) -> tuple[Any, ...]:
+    """Classes, plain attributes, tensor shapes and dtypes of a module and its children, without layer indices."""
+    return tuple(_parts(module))
+
+
+def _parts(module: nn.Module) -> Iterator[tuple[Any, ...]]:
+    for name, child in module.named_modules():
+        plain = tuple(
+            sorted((key, repr(value)) for key, value in vars(child).items() if _is_plain(key, value))
+        )
+        tensors = tuple(
+            (key, tuple(tensor.shape), str(tensor.dtype))
+            for key, tensor in (*child._parameters.items(), *child._buffers.items())
+            if tensor is not None
+        )
+        yield name, type(child), plain, tensors
+
+
+def _is_plain(key: str, value: object) -> bool:
+    return key not in _IGNORED and isinstance(value, (int, float, str, bool, type(None), tuple, torch.dtype))
+
+
+def stampable(root: nn.Module) -> frozenset[int]:
+    """ids of the outermost modules that lie in a ModuleList with others: decoder layers, encoder layers."""
+    found: set[int] = set()
+
+    def visit(module: nn.Module) -> None:
+        if isinstance(module, nn.ModuleList) and len(module) > 1:
+            found.update(id(child) for child in module)
+            return
+        for child in module.children():
+            visit(child)
+
+    visit(root)
+    return frozenset(found)
+
+
+def layer_indices(template: nn.Module, other: nn.Module) -> dict[int, int]:
+    """For structurally equal modules: each `layer_idx` of the template and the one in its place in the other."""
+    indices: dict[int, int] = {}
+    for mine, theirs in zip(template.modules(), other.modules(), strict=True):
+        index = getattr(mine, "layer_idx", None)
+        if isinstance(index, int):
+            indices[index] = int(theirs.layer_idx)  # type: ignore[arg-type]
+    return indices
