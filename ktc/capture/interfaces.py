@@ -129,8 +129,7 @@ def _cache(
     tensors = []
     for target, dim in ((spec.key, spec.key_dim), (spec.value, spec.value_dim)):
         fake = step.dims.tensor(("blocks", heads, step.block_size, dim), key.dtype)
-        stored = torch.empty((0, heads, step.block_size, dim), dtype=key.dtype, device="meta")
-        step.tracer.attribute_node(target, fake, stored)
+        step.tracer.attribute_node(target, fake)
         tensors.append(fake)
     return tensors[0], tensors[1]
 

@@ -66,12 +66,16 @@ def graph_module(root: nn.Module, tracer: Tracer) -> tuple[fx.GraphModule, tuple
     for node in tracer.graph.nodes:
         if node.op != "get_attr" or node.target in tensors:
             continue
-        stored = tracer.attributes.get(node.target)
+        if node.target.startswith("kv."):
+            fake = node.meta["val"]
+            tensors[node.target] = torch.empty((0, *fake.shape[1:]), dtype=fake.dtype, device="meta")
+            continue
+        stored = tracer.constants.get(node.target)
         if stored is None:
             stored = _attribute(root, node.target)
         if node.target in state:
             tensors[node.target] = nn.Parameter(stored.detach().to("meta"), requires_grad=False)
-        elif stored.is_meta and not node.target.startswith("kv."):
+        elif stored.is_meta:
             raise CaptureError(
                 f"buffer {node.target} has no value: it is on the meta device and in no checkpoint",
                 module=node.target.rpartition(".")[0],

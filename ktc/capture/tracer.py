@@ -71,7 +71,7 @@ class Tracer(TorchFunctionMode):
         self.graph = fx.Graph()
         self.dims = dims
         self.tables: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self.attributes: dict[str, torch.Tensor] = {}
+        self.constants: dict[str, torch.Tensor] = {}
         self.stamped: list[tuple[Template, nn.Module, dict[int, int]]] = []
         self._root = root
         self._module_lifts, self._function_lifts = module_lifts, function_lifts
@@ -88,7 +88,6 @@ class Tracer(TorchFunctionMode):
         self._stack: list[tuple[str, str]] = [("", type(root).__name__)]
         self._calls: list[nn.Module] = []
         self._body: fx.Node | None = None
-        self._constants = 0
         self.failed_in: str | None = None
 
     # Inputs and results
@@ -125,9 +124,8 @@ class Tracer(TorchFunctionMode):
         self.graph.output(self._argument(value))
         self.graph.eliminate_dead_code(keep)
 
-    def attribute_node(self, name: str, value: torch.Tensor, stored: torch.Tensor) -> None:
-        """Lets the fake tensor `value` stand for a new attribute `name` of the graph's module, held in `stored`."""
-        self.attributes[name] = stored
+    def attribute_node(self, name: str, value: torch.Tensor) -> None:
+        """Lets the fake tensor `value` stand for attribute `name` of the graph's module."""
         self._names[id(value)] = name
         self._alive.append(value)
 
@@ -252,6 +250,13 @@ class Tracer(TorchFunctionMode):
         self._nodes[id(value)] = node
         return node
 
+    def _canonical(self, name: str) -> str:
+        """The first of the names of a tensor that has several."""
+        owner: Any = self._root
+        for part in name.split("."):
+            owner = getattr(owner, part, None)
+        return self._names.get(id(owner), name)
+
     def _symbol(self, expression: Any) -> Any:
         """The node of a size expression, computed at the head of the graph so that every layer may use it."""
         if expression.is_Integer:
@@ -284,9 +289,9 @@ class Tracer(TorchFunctionMode):
             self._alive.append(leaf)
             name = self._names.get(id(leaf))
             if name is None:
-                name = f"constant_{self._constants}"
-                self._constants += 1
-            self.attribute_node(name, fake, leaf.detach())
+                name = f"constant_{len(self.constants)}"
+                self.constants[name] = leaf
+            self.attribute_node(name, fake)
         return self._fakes[id(leaf)]
 
     # Modules
@@ -384,8 +389,7 @@ class Tracer(TorchFunctionMode):
         for node in template.nodes:
             target = node.target
             if node.op == "get_attr":
-                target = renamed(str(target))
-                self._stamp_attribute(str(node.target), target)
+                target = self._canonical(renamed(str(target)))
             copy_name = self._readable(target) if node.op == "get_attr" else node.name.replace(old, new, 1)
             copy = self.graph.create_node(
                 node.op,
@@ -411,18 +415,6 @@ class Tracer(TorchFunctionMode):
             return fake
 
         return tree_map(fresh, template.output, template.output_nodes)
-
-    def _stamp_attribute(self, old: str, new: str) -> None:
-        if new in self.attributes:
-            return
-        if new.startswith("kv."):
-            self.attributes[new] = torch.empty_like(self.attributes[old])
-            return
-        owner: Any = self._root
-        for part in new.split("."):
-            owner = getattr(owner, part)
-        # Tied tensors keep the first of their names.
-        self.attributes[self._names.get(id(owner), new)] = owner.detach()
 
 
 def _method(func: Any) -> str | None:
