@@ -1,4 +1,4 @@
-// Turns blocks of any number format into float32, on all cores.
+// Turns blocks of any number format into float32, on all threads of the pool.
 #pragma once
 
 #include <cstdint>

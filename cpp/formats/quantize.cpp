@@ -1,14 +1,15 @@
-// Quantisers that need no search, the checks of all quantisers, and their split among cores.
+// Quantisers that need no search, the checks of all quantisers, and their split among the pool's threads.
 #include "formats/quantize.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <limits>
 
-#include "formats/chunks.hpp"
 #include "formats/float16.hpp"
 #include "formats/quantize_k.hpp"
 #include "isa/isa.hpp"
+#include "runtime/pool.hpp"
 
 namespace ktc {
 namespace {
@@ -86,7 +87,7 @@ class FirstFault {
 
 QuantizeResult quantize_f16(const float* in, uint8_t* out, int64_t count) {
   FirstFault fault;
-  in_chunks(count, 1 << 18, [&](int64_t begin, int64_t end) {
+  runtime::Pool::instance().parallel_for(count, 1 << 16, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) store_u16(out + i * 2, f32_to_f16(in[i]));
     for (int64_t i = begin; i < end; ++i) {
       if (absolute(in[i]) >= kOverflowsF16 && finite(in[i])) return fault.note(i);
@@ -100,7 +101,7 @@ template <typename Block>
 QuantizeResult quantize_blocks(const FormatInfo& f, const float* in, uint8_t* out, int64_t blocks,
                                const Block& block) {
   FirstFault not_finite, out_of_range;
-  in_chunks(blocks, (1 << 14) / f.elements, [&](int64_t begin, int64_t end) {
+  const auto work = [&](int64_t begin, int64_t end, int) {
     for (int64_t b = begin; b < end; ++b) {
       const float* x = in + b * f.elements;
       for (int j = 0; j < f.elements; ++j) {
@@ -108,7 +109,8 @@ QuantizeResult quantize_blocks(const FormatInfo& f, const float* in, uint8_t* ou
       }
       if (!block(b, x, out + b * f.bytes)) return out_of_range.note(b * f.elements);
     }
-  });
+  };
+  runtime::Pool::instance().parallel_for(blocks, (1 << 13) / f.elements, work);
   if (!not_finite.none()) return {Fault::not_finite, not_finite.index()};
   if (!out_of_range.none()) return {Fault::out_of_range, out_of_range.index()};
   return {};
@@ -145,7 +147,7 @@ QuantizeResult quantize(Format format, const float* in, uint8_t* out, int64_t ro
     case Format::f16:
       return quantize_f16(in, out, rows * columns);
     case Format::bf16:
-      in_chunks(rows * columns, 1 << 18, [&](int64_t begin, int64_t end) {
+      runtime::Pool::instance().parallel_for(rows * columns, 1 << 16, [&](int64_t begin, int64_t end, int) {
         for (int64_t i = begin; i < end; ++i) store_u16(out + i * 2, f32_to_bf16(in[i]));
       });
       return {};
