@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -46,8 +46,19 @@ class Diagnostic:
 
 
 class KtError(Exception):
-    """Raised when a `.kt` program cannot be compiled; carries every diagnostic found, not just the first."""
+    """Raised when a `.kt` program cannot be compiled; carries every diagnostic found, not just the first.
 
-    def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
+    Attributes:
+        diagnostics: all of them.
+        sources: text of each file that their spans name, where known; `str()` then shows the lines.
+    """
+
+    def __init__(self, diagnostics: Sequence[Diagnostic], sources: Mapping[str, str] | None = None) -> None:
         self.diagnostics = tuple(diagnostics)
+        self.sources = dict(sources or {})
         super().__init__("\n".join(f"{d.severity}[{d.code}]: {d.message}" for d in self.diagnostics))
+
+    def __str__(self) -> str:
+        from ktc.grammar.render import render
+
+        return "\n" + "\n".join(render(d, self.sources) for d in self.diagnostics)

@@ -308,15 +308,16 @@ class Attribute(Node):
     """`eps = eps` or `dim = 0` in an op call: the value is a literal or the name of a captured attribute."""
 
     name: str
-    value: Capture | Number | Text | Bool
+    value: Capture | Number | Text | Bool | Expr
 
 
 @dataclass(frozen=True, slots=True)
 class OpCall(Node):
-    """`kt.linear(x, weight)`: operands are captures, nested calls or literals."""
+    """`kt.linear(x, weight)`: operands are captures, nested calls, literals or, in a replacement, expressions
+    such as `rows(weight)`."""
 
     op: str
-    operands: tuple[Capture | OpCall | Number | Text | Bool, ...]
+    operands: tuple[Capture | OpCall | Number | Text | Bool | Expr, ...]
     attributes: tuple[Attribute, ...]
 
 

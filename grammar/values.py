@@ -42,4 +42,26 @@ class DeviceGroup:
     members: tuple[DeviceRef, ...]
 
 
-Value: TypeAlias = "int | float | bool | str | list[Value] | Symbol | Call | DeviceRef | DeviceGroup | None"
+@dataclass(frozen=True, slots=True)
+class SiteSet:
+    """`@experts` inside an expression: the modules of a set named by `let`."""
+
+    name: str
+
+
+# Spellings of one number type: what the language writes, and what torch calls it.
+DTYPES: Mapping[str, str] = {
+    "float64": "f64",
+    "float32": "f32",
+    "float16": "f16",
+    "bfloat16": "bf16",
+    "float8_e4m3fn": "f8_e4m3",
+    "float8_e5m2": "f8_e5m2",
+    "int64": "i64",
+    "int32": "i32",
+    "int16": "i16",
+    "int8": "i8",
+    "uint8": "u8",
+}
+
+Value: TypeAlias = "int | float | bool | str | list[Value] | Symbol | Call | DeviceRef | DeviceGroup | SiteSet | None"

@@ -1,0 +1,136 @@
+"""Shows diagnostics: for a terminal as rustc does, with the lines and carets, and as JSON."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TextIO
+
+from ktc.grammar.diagnostics import Diagnostic, Label, Severity
+from ktc.grammar.source import Source
+from ktc.grammar.tree import Span
+
+TAB = "    "
+_COLORS = {"error": "\033[1;31m", "warning": "\033[1;33m", "blue": "\033[1;34m", "bold": "\033[1m"}
+_RESET = "\033[0m"
+
+
+def use_color(stream: TextIO) -> bool:
+    """Colour only for a person: on a terminal, and when NO_COLOR is not set."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+class _Painter:
+    def __init__(self, color: bool) -> None:
+        self._color = color
+
+    def __call__(self, style: str, text: str) -> str:
+        return f"{_COLORS[style]}{text}{_RESET}" if self._color and text else text
+
+
+def render(diagnostic: Diagnostic, sources: Mapping[str, str], *, color: bool = False) -> str:
+    """One diagnostic as text that ends in a newline.
+
+    Args:
+        diagnostic: what to show.
+        sources: texts of the files its labels point into; a file that is missing is named without its lines.
+        color: whether to use ANSI colours.
+    """
+    paint = _Painter(color)
+    kind = diagnostic.severity.value
+    lines = [paint(kind, f"{kind}[{diagnostic.code}]") + paint("bold", f": {diagnostic.message}")]
+    width = max((len(str(label.span.end_line)) for label in diagnostic.labels), default=1)
+    gutter = " " * width
+    for index, (file, labels) in enumerate(_by_file(diagnostic.labels)):
+        first = labels[0].span
+        arrow = "-->" if index == 0 else ":::"
+        lines.append(f"{gutter}{paint('blue', arrow)} {file}:{first.line}:{first.column}")
+        if file in sources:
+            lines += _snippet(Source(file, sources[file]), labels, diagnostic, width, paint)
+    for note in diagnostic.notes:
+        lines.append(f"{gutter} {paint('blue', '=')} {paint('bold', 'note')}: {note}")
+    for fix in diagnostic.fixes:
+        lines.append(f"{gutter} {paint('blue', '=')} {paint('bold', 'help')}: {fix.text}")
+    return "\n".join(lines) + "\n"
+
+
+def _by_file(labels: Sequence[Label]) -> list[tuple[str, list[Label]]]:
+    """Labels grouped by file, the first label's file first."""
+    groups: dict[str, list[Label]] = {}
+    for label in labels:
+        groups.setdefault(label.span.file, []).append(label)
+    return list(groups.items())
+
+
+def _snippet(
+    source: Source, labels: Sequence[Label], diagnostic: Diagnostic, width: int, paint: _Painter
+) -> list[str]:
+    """The lines that labels point at, in order, with their marks below; `...` where lines are left out."""
+    bar = paint("blue", "|")
+    lines = []
+    if len(labels) > 1 or labels[0].span.line != labels[0].span.end_line:
+        lines.append(f"{' ' * width} {bar}")
+    shown: int | None = None
+    main = diagnostic.labels[0]
+    for number in sorted({label.span.line for label in labels}):
+        if shown is not None and number > shown + 1:
+            lines.append(paint("blue", "..."))
+        lines.append(f"{paint('blue', str(number).rjust(width))} {bar} {source.line(number).replace(chr(9), TAB)}".rstrip())
+        here = sorted((label for label in labels if label.span.line == number), key=lambda label: -label.span.column)
+        for label in here:
+            lead, mark = _mark(source, label.span, "^" if label is main else "-")
+            style = diagnostic.severity.value if label is main else "blue"
+            text = paint(style, f"{mark} {label.text}".rstrip())
+            lines.append(f"{' ' * width} {bar} {lead}{text}")
+        shown = number
+    return lines
+
+
+def _mark(source: Source, span: Span, character: str) -> tuple[str, str]:
+    """The blanks before a mark and the mark: to the end of its first line where the span goes on."""
+    text = source.line(span.line)
+    end = span.end_column - 1 if span.end_line == span.line else len(text)
+    before = text[: span.column - 1].replace("\t", TAB)
+    marked = text[span.column - 1 : end].replace("\t", TAB)
+    return " " * len(before), character * max(1, len(marked))
+
+
+def to_json(diagnostic: Diagnostic) -> dict[str, Any]:
+    """A diagnostic as plain JSON values; spans count lines and columns from 1, offsets from 0."""
+    return {
+        "code": diagnostic.code,
+        "severity": diagnostic.severity.value,
+        "message": diagnostic.message,
+        "labels": [{"span": _span(label.span), "text": label.text} for label in diagnostic.labels],
+        "notes": list(diagnostic.notes),
+        "fixes": [
+            {"text": fix.text, "span": _span(fix.span) if fix.span else None, "replacement": fix.replacement}
+            for fix in diagnostic.fixes
+        ],
+    }
+
+
+def _span(span: Span) -> dict[str, Any]:
+    return {name: getattr(span, name) for name in Span.__slots__}
+
+
+def print_diagnostics(
+    diagnostics: Iterable[Diagnostic], sources: Mapping[str, str], stream: TextIO | None = None
+) -> None:
+    """Shows diagnostics on a stream (standard error), a blank line between them, and a last line that counts them."""
+    out = stream or sys.stderr
+    found = list(diagnostics)
+    color = use_color(out)
+    for diagnostic in found:
+        out.write(render(diagnostic, sources, color=color) + "\n")
+    if found:
+        out.write(summary(found) + "\n")
+
+
+def summary(diagnostics: Sequence[Diagnostic]) -> str:
+    """`2 errors, 1 warning; ktc help KT201 explains the first`."""
+    errors = sum(d.severity is Severity.ERROR for d in diagnostics)
+    warnings = len(diagnostics) - errors
+    counts = [f"{n} {word}{'s' if n > 1 else ''}" for n, word in ((errors, "error"), (warnings, "warning")) if n]
+    return f"{', '.join(counts)}; `ktc help {diagnostics[0].code}` explains the first"
