@@ -1,0 +1,193 @@
+"""The Python interface: `rewrite`, `compile`, `load`. Import it as `ktc.rewrite` and so on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ktc.compiler import Compiled, Options, compile_language_model, compile_module
+from ktc.errors import KtcError
+from ktc.grammar.loading import as_rules
+from ktc.grammar.rules import Rules
+from ktc.passes.emit import emit
+from ktc.runtime import artifact as artifacts
+from ktc.runtime.generation import generation_defaults
+from ktc.runtime.graph_engine import GraphEngine
+from ktc.runtime.model import placed_model
+from ktc.runtime.placed_module import PlacedModule
+from ktc.runtime.placement import Placement
+from ktc.weights.source import WeightSource, open_source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+Progress = Callable[[int, int], None]
+
+
+def rewrite(
+    model: torch.nn.Module,
+    rules: str | Path | Rules,
+    *,
+    params: Mapping[str, Any] | None = None,
+    example: Mapping[str, torch.Tensor] | None = None,
+    dynamic: Mapping[str, Mapping[int, str]] | None = None,
+    dump: str | Path | None = None,
+) -> torch.nn.Module:
+    """Applies rules to a model in memory.
+
+    Args:
+        model: a Hugging Face causal language model, or any module that can be captured.
+        rules: path of a `.kt` file, its text, or parsed rules.
+        params: values for the rules' parameters.
+        example: example inputs by argument name, for a module that is no language model; a Hugging Face model
+            gives its own.
+        dynamic: names of the example's dimensions that may change: {"input_ids": {0: "batch", 1: "tokens"}}.
+        dump: folder for what each pass changed.
+
+    Returns:
+        A placed model of the same class that still answers `generate()`; or, for another module, a `PlacedModule`.
+
+    Raises:
+        KtError: with every diagnostic found in the rules.
+        KtcError: the model cannot be captured.
+    """
+    from transformers import PreTrainedModel
+
+    from ktc.weights.state_dict import StateDictSource
+
+    checked = as_rules(rules, params=params)
+    options = Options(dump=Path(dump) if dump is not None else None)
+    source = StateDictSource(model.state_dict(), getattr(model, "config", None))
+    if isinstance(model, PreTrainedModel) and model.can_generate():
+        compiled = compile_language_model(checked, model.config, source, options)
+        return _place(compiled, emit(compiled.context), source, model.generation_config, None)
+    if example is None and isinstance(model, PreTrainedModel):
+        example = model.dummy_inputs
+    if example is None:
+        raise KtcError("this module needs example inputs", hint="pass example={'name': tensor}")
+    done = compile_module(checked, model, example, source, dynamic, options)
+    return PlacedModule(emit(done.context), source, model)
+
+
+def compile(
+    rules: str | Path | Rules,
+    *,
+    model: str | Path | None = None,
+    params: Mapping[str, Any] | None = None,
+    output: str | Path | None = None,
+    weights: bool = True,
+    dump: str | Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> tuple[Compiled, Placement]:
+    """Compiles a `.kt` program for the model it names.
+
+    Args:
+        rules: path, text or parsed rules.
+        model: where the model is; overrides `from` and `weights` of the file.
+        params: values for the rules' parameters.
+        output: folder to write the artifact to; None writes none.
+        weights: False to plan only: configuration is read, weights are neither needed nor checked.
+        dump: folder for what each pass changed.
+        progress: called with the name of each stage.
+
+    Raises:
+        KtError: with every diagnostic found.
+        KtcError: the model's files cannot be read, or the model cannot be captured.
+    """
+    checked = as_rules(rules, params=params)
+    options = Options(planning=not weights, dump=Path(dump) if dump else None, progress=progress)
+    config, source = _open(checked, model, weights)
+    compiled = compile_language_model(checked, config, source, options)
+    placement = emit(compiled.context)
+    if output is not None:
+        if not weights:
+            raise KtcError("an artifact needs the weights", hint="leave out --no-weights, or use `ktc plan`")
+        artifacts.save(compiled, placement, Path(output))
+    return compiled, placement
+
+
+def load(
+    artifact: str | Path, *, model: str | Path | None = None, progress: Progress | None = None
+) -> PreTrainedModel:
+    """Loads an artifact with its weights, ready for `generate()`; its tokenizer is at `.tokenizer`.
+
+    Args:
+        artifact: the folder that `ktc compile -o` wrote.
+        model: where the weights are now, if they moved.
+        progress: called with (bytes loaded, bytes in all).
+
+    Raises:
+        ArtifactError: damaged, of another version, for other weights or other hardware.
+    """
+    import ktc.backends.cpu
+    import ktc.backends.torch  # noqa: F401  (kernels register when imported)
+
+    found = artifacts.load(Path(artifact))
+    where = model or (found.manifest.get("source") or {}).get("path")
+    if where is None:
+        raise artifacts.ArtifactError(f"{artifact} does not say where its weights are", hint="pass model=WHERE")
+    source = open_source(where)
+    artifacts.check_source(found, source)
+    placed = _engine_model(found.placement, source, None, progress, str(artifact))
+    object.__setattr__(placed, "tokenizer", found.tokenizer())
+    return placed
+
+
+def load_compiled(compiled: Compiled, placement: Placement, progress: Progress | None = None) -> PreTrainedModel:
+    """The model of a program just compiled, without an artifact in between."""
+    source = compiled.context.source
+    if source is None:
+        raise KtcError("compiled without weights", hint="leave out --no-weights")
+    placed = _place(compiled, placement, source, None, progress)
+    object.__setattr__(placed, "tokenizer", source.tokenizer())
+    return placed
+
+
+def _open(
+    rules: Rules, model: str | Path | None, weights: bool
+) -> tuple[PreTrainedConfig, WeightSource | None]:
+    declared = rules.model
+    base = Path(rules.path).parent if not rules.path.startswith("<") else Path()
+    named = [text.value for text in (declared.weights, declared.source) if text] if declared else []
+    where = model or (_relative(named[0], base) if named else None)
+    if where is None:
+        hint = "write `model CLASS from \"WHERE\"` in the file, or pass --model WHERE"
+        raise KtcError("no model: the file does not say where it is", hint=hint)
+    if not weights:
+        from ktc.weights.config_only import read_config
+
+        return read_config(where), None
+    source = open_source(where)
+    if model is None and declared and declared.weights and declared.source:
+        return open_source(_relative(declared.source.value, base)).config(), source
+    return source.config(), source
+
+
+def _relative(where: str, base: Path) -> str:
+    """A path in a file is relative to the file; a hub id stays as it is."""
+    candidate = base / where
+    return str(candidate) if candidate.exists() else where
+
+
+def _place(
+    compiled: Compiled, placement: Placement, source: WeightSource, generation: Any, progress: Progress | None
+) -> PreTrainedModel:
+    engine = GraphEngine(placement, source, progress)
+    if compiled.skeleton is None:
+        raise KtcError("no language model was compiled")
+    defaults = generation if generation is not None else generation_defaults(source.config(), source.tokenizer())
+    return placed_model(compiled.skeleton, engine, generation_config=defaults, prefill_chunk=placement.chunk)
+
+
+def _engine_model(
+    placement: Placement, source: WeightSource, generation: Any, progress: Progress | None, name: str
+) -> PreTrainedModel:
+    from ktc.capture import meta_model
+
+    engine = GraphEngine(placement, source, progress)
+    defaults = generation_defaults(placement.config, source.tokenizer())
+    skeleton = meta_model(placement.config, torch.float32)
+    return placed_model(skeleton, engine, generation_config=defaults, prefill_chunk=placement.chunk, name=name)

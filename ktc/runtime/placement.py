@@ -1,0 +1,147 @@
+"""A placement: everything needed to run a compiled model but the bytes of its weights. `emit` makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+import torch.fx as fx
+
+from ktc.errors import ArtifactError
+from ktc.runtime.graph_json import from_json, to_json
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class WeightEntry:
+    """One tensor to load; see `ktc.passes.context.WeightPlan` and `Store`.
+
+    Attributes:
+        name: its name in the graphs.
+        parameters: the model's parameters it is made of, by rows.
+        shape: logical shape.
+        format: number format at run time; `source_format` in the file.
+        device: name of a declared device.
+        kernel: the kernel in whose layout it lies; None for an ordinary tensor.
+        nbytes: bytes in that layout.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+    shape: tuple[int, ...]
+    format: str
+    source_format: str
+    device: str
+    kernel: str | None
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One layer's KV cache: names and shape as in `CacheSpec`, dtype name, declared device."""
+
+    layer: int
+    key: str
+    value: str
+    heads: int
+    key_dim: int
+    value_dim: int
+    window: int
+    dtype: str
+    device: str
+
+
+@dataclass(frozen=True)
+class PhaseEntry:
+    """A phase that a rule declares: its condition as text, and the values of the names in it."""
+
+    name: str
+    condition: str
+    values: Mapping[str, int | float | bool | str]
+
+
+@dataclass
+class Placement:
+    """A compiled model.
+
+    Attributes:
+        kind: "language_model" or "module".
+        graphs: one graph a phase; "step" serves every step that no other phase claims.
+        phases: conditions of the declared phases, in the order they are tried.
+        devices: torch device by declared name.
+        io_device: where inputs arrive and outputs leave.
+        weights, caches: see the entries.
+        buffers: small constants of the model (and, in a module, submodules that stayed as they are).
+        tokens, block_size: size of the KV cache.
+        chunk: most tokens of one prefill step.
+        parameters: shape of every parameter of the model, to find it in a source.
+        config: the configuration of the model, None for a module without one.
+        output_spec: how a module's results are put together again.
+        inputs: argument names.
+    """
+
+    kind: str
+    graphs: dict[str, fx.Graph]
+    phases: tuple[PhaseEntry, ...]
+    devices: dict[str, str]
+    io_device: str
+    weights: tuple[WeightEntry, ...]
+    caches: tuple[CacheEntry, ...]
+    buffers: dict[str, Any]
+    tokens: int
+    block_size: int
+    chunk: int
+    parameters: dict[str, tuple[int, ...]]
+    config: Any = None
+    output_spec: Any = None
+    inputs: tuple[str, ...] = ()
+    threads: int | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, without buffers and configuration, which have files of their own."""
+        return {
+            "kind": self.kind,
+            "graphs": {name: to_json(graph) for name, graph in self.graphs.items()},
+            "phases": [asdict(phase) for phase in self.phases],
+            "devices": self.devices,
+            "io_device": self.io_device,
+            "weights": [asdict(weight) for weight in self.weights],
+            "caches": [asdict(cache) for cache in self.caches],
+            "tokens": self.tokens,
+            "block_size": self.block_size,
+            "chunk": self.chunk,
+            "parameters": {name: list(shape) for name, shape in self.parameters.items()},
+            "inputs": list(self.inputs),
+            "threads": self.threads,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], buffers: dict[str, Any], config: Any) -> Placement:
+        """Reads what `to_json` wrote. Raises ArtifactError for anything else."""
+        try:
+            return cls(
+                kind=data["kind"],
+                graphs={name: from_json(records) for name, records in data["graphs"].items()},
+                phases=tuple(PhaseEntry(**phase) for phase in data["phases"]),
+                devices=dict(data["devices"]),
+                io_device=data["io_device"],
+                weights=tuple(
+                    WeightEntry(**{**w, "parameters": tuple(w["parameters"]), "shape": tuple(w["shape"])})
+                    for w in data["weights"]
+                ),
+                caches=tuple(CacheEntry(**cache) for cache in data["caches"]),
+                buffers=buffers,
+                tokens=int(data["tokens"]),
+                block_size=int(data["block_size"]),
+                chunk=int(data["chunk"]),
+                parameters={name: tuple(shape) for name, shape in data["parameters"].items()},
+                config=config,
+                inputs=tuple(data["inputs"]),
+                threads=data.get("threads"),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ArtifactError(f"the plan of the artifact cannot be read: {error!r}") from error

@@ -1,0 +1,104 @@
+"""Editing a graph without losing what is known of it: every new node gets its value, site and origin."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+import torch.fx as fx
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+
+def fake_mode(graph: fx.Graph) -> FakeTensorMode:
+    """The mode that the graph's example values belong to. Raises ValueError for a graph without any."""
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, FakeTensor):
+            return value.fake_mode
+    raise ValueError("the graph carries no fake tensors: it was not made by ktc's capture")
+
+
+def value_of(argument: Any) -> Any:
+    """An argument with every node replaced by its example value."""
+    return fx.map_arg(argument, lambda node: node.meta["val"])
+
+
+def call(
+    graph: fx.Graph, target: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+) -> fx.Node:
+    """Inserts a call at the graph's insertion point and computes its example value on fake tensors."""
+    node = graph.call_function(target, args, dict(kwargs or {}))
+    with torch.no_grad(), fake_mode(graph):
+        node.meta["val"] = target(*value_of(args), **value_of(dict(kwargs or {})))
+    return node
+
+
+def element(graph: fx.Graph, node: fx.Node, index: int) -> fx.Node:
+    """Inserts `node[index]` for one result of an op with several."""
+    item = call(graph, operator.getitem, (node, index))
+    inherit(item, [node])
+    return item
+
+
+def inherit(node: fx.Node, sources: Iterable[fx.Node]) -> None:
+    """Gives a new node the site, stack and device of the nodes it stands for; the first one's site leads."""
+    origins = list(sources)
+    if not origins:
+        return
+    first = origins[0].meta
+    for key in ("stack", "site", "place", "kernel"):
+        if key in first and key not in node.meta:
+            node.meta[key] = first[key]
+    sites = [site for origin in origins for site in sites_of(origin)]
+    node.meta["sites"] = tuple(dict.fromkeys(sites))
+    node.meta["origin"] = tuple(dict.fromkeys(name for o in origins for name in o.meta.get("origin", (o.name,))))
+
+
+def sites_of(node: fx.Node) -> tuple[str, ...]:
+    """The sites whose computation a node carries: one, or several after a fusion."""
+    if "sites" in node.meta:
+        return tuple(node.meta["sites"])
+    return (node.meta["site"],) if "site" in node.meta else ()
+
+
+def common_stack(nodes: Iterable[fx.Node]) -> tuple[tuple[str, str], ...]:
+    """The modules that all nodes lie in, outermost first."""
+    stacks = [tuple(node.meta.get("stack", ())) for node in nodes]
+    shared: list[tuple[str, str]] = []
+    for levels in zip(*stacks, strict=False):
+        if any(level != levels[0] for level in levels):
+            break
+        shared.append(levels[0])
+    return tuple(shared)
+
+
+def mutates(node: fx.Node) -> bool:
+    """Whether a node changes one of its inputs, so that dead-code elimination must keep it."""
+    if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
+        return bool(node.target._schema.is_mutable)
+    in_place = node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__")
+    return in_place or node.is_impure()
+
+
+def clean(gm: fx.GraphModule) -> None:
+    """Removes dead nodes (those that mutate stay), checks the graph and regenerates its code."""
+    gm.graph.eliminate_dead_code(lambda node: mutates(node) or node.op in ("placeholder", "output"))
+    gm.graph.lint()
+    gm.recompile()
+
+
+def declare(gm: fx.GraphModule, target: str, value: object) -> None:
+    """Makes `target` an attribute of the module (with containers on the way), so that the graph may read it."""
+    *path, name = target.split(".")
+    owner: torch.nn.Module = gm
+    for part in path:
+        child = owner._modules.get(part)
+        if child is None:
+            child = torch.nn.Module()
+            owner.add_module(part, child)
+        owner = child
+    owner._parameters.pop(name, None)
+    owner._buffers.pop(name, None)
+    owner.__dict__[name] = value

@@ -1,0 +1,102 @@
+"""emit: the placement that a runtime needs, out of everything the passes decided."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ktc.grammar.evaluate import EvaluationError, evaluate
+from ktc.grammar.tree import Binary, Expr, Name, Phase, Unary, Within
+from ktc.passes.context import Context
+from ktc.passes.specialize import STEP
+from ktc.runtime.placement import CacheEntry, PhaseEntry, Placement, WeightEntry
+
+
+def emit(context: Context) -> Placement:
+    """The placement of a compiled program. The graphs stay those of `context.phases`."""
+    graphs = {name: gm.graph for name, gm in context.phases.items()}
+    weights = tuple(
+        WeightEntry(
+            store.name, plan.parameters, plan.shape, plan.format, plan.source_format, store.device,
+            store.kernel.name if store.kernel is not None else None, store.nbytes,
+        )
+        for plan in context.weights.values() for store in plan.stores.values()
+    )  # fmt: skip
+    memory = context.memory
+    caches = tuple(
+        CacheEntry(
+            spec.layer, spec.key, spec.value, spec.heads, spec.key_dim, spec.value_dim, spec.window,
+            str(memory.cache_dtypes[spec.key]).replace("torch.", ""), memory.cache_devices[spec.key],
+        )
+        for spec in context.captured.caches
+    )  # fmt: skip
+    loaded = {weight.name for weight in weights} | {n for cache in caches for n in (cache.key, cache.value)}
+    threads = [device.threads for device in context.devices.values() if device.threads]
+    return Placement(
+        kind=context.captured.kind,
+        graphs=graphs,
+        phases=tuple(_phase(context.rules.phases[name], context) for name in graphs if name in context.rules.phases),
+        devices={name: str(device.torch_device) for name, device in context.devices.items()},
+        io_device=context.io_device,
+        weights=weights,
+        caches=caches,
+        buffers=_buffers(context, loaded),
+        tokens=memory.tokens,
+        block_size=context.block_size,
+        chunk=context.chunk,
+        parameters={name: shape for name, shape in context.shapes.items()},
+        config=context.config,
+        output_spec=context.captured.output_spec,
+        inputs=context.captured.inputs,
+        threads=max(threads) if threads else None,
+    )
+
+
+def _phase(phase: Phase, context: Context) -> PhaseEntry:
+    """The condition as text with the values it needs, so that running needs nothing else of the program."""
+    span = phase.condition.span
+    text = context.rules.sources[span.file][span.start : span.end]
+    env = context.env()
+    values = {}
+    for name in _names(phase.condition):
+        if name in env:
+            try:
+                values[name] = evaluate(Name(span, name), env)
+            except EvaluationError:
+                continue
+    return PhaseEntry(phase.name.id, text, values)
+
+
+def _names(expr: Expr | None) -> set[str]:
+    if isinstance(expr, Name):
+        return {expr.id}
+    if isinstance(expr, Binary):
+        return _names(expr.left) | _names(expr.right)
+    if isinstance(expr, Unary):
+        return _names(expr.operand)
+    if isinstance(expr, Within):
+        return _names(expr.item) | _names(expr.container)
+    return set()
+
+
+def _buffers(context: Context, loaded: set[str]) -> dict[str, Any]:
+    """Constants and leftover modules that the graphs read."""
+    found: dict[str, Any] = {}
+    for name, gm in context.phases.items():
+        for node in gm.graph.nodes:
+            target = str(node.target)
+            if node.op == "get_attr" and target not in loaded and target not in found:
+                value = _attribute(context.captured.module, target)
+                home = context.devices[str(node.meta.get("device", context.io_device))].torch_device
+                found[target] = value.to(home) if isinstance(value, torch.Tensor) and name == STEP else value
+            elif node.op == "call_module":
+                found[target] = context.captured.module.get_submodule(target)
+    return found
+
+
+def _attribute(module: torch.nn.Module, target: str) -> Any:
+    owner: Any = module
+    for part in target.split("."):
+        owner = getattr(owner, part)
+    return owner

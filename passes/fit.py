@@ -1,0 +1,48 @@
+"""Whether a kernel can run a node: device, instruction set, number format, dtype, phase, shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.fx as fx
+
+from ktc.backends.registry import Kernel
+from ktc.passes.context import Context, DeviceSpec, WeightPlan
+
+ISA_LEVELS = ("generic", "avx2", "avx512", "avx512vnni", "amx")
+
+
+def machine_isa() -> str:
+    """The CPU level that kernels may use on this machine."""
+    from ktc import _cpu
+
+    return str(_cpu.isa())
+
+
+def misfit(
+    kernel: Kernel,
+    node: fx.Node,
+    device: DeviceSpec,
+    weights: Mapping[str, WeightPlan],
+    phases: frozenset[str],
+    context: Context,
+) -> str | None:
+    """Why `kernel` cannot run `node` on `device`, in words, or None when it can."""
+    if device.hardware not in kernel.hardware:
+        return f"it runs on {' and '.join(sorted(kernel.hardware))}, and `{device.ref}` is a {device.hardware} device"
+    if kernel.isa is not None and ISA_LEVELS.index(machine_isa()) < ISA_LEVELS.index(kernel.isa):
+        return f"it needs {kernel.isa}, and this machine offers {machine_isa()}"
+    for plan in weights.values():
+        if kernel.formats and plan.format not in kernel.formats:
+            return f"it does not read {plan.format} weights (it reads {', '.join(sorted(kernel.formats))})"
+    value = node.meta.get("val")
+    first = value[0] if isinstance(value, (tuple, list)) and value else value
+    if isinstance(first, torch.Tensor):
+        dtype = str(first.dtype).replace("torch.", "")
+        if dtype not in kernel.dtypes:
+            return f"it computes in {', '.join(sorted(kernel.dtypes))}, not {dtype}"
+    missing = phases - kernel.phases
+    if missing:
+        return f"it does not serve the {' and '.join(sorted(missing))} phase"
+    return kernel.supports(node)
