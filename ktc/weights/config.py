@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ktc.errors import UnsupportedModelError
+from ktc.weights.config_moe import mixtral_fields, qwen2_moe_fields, qwen3_moe_fields
 from ktc.weights.gguf_metadata import Metadata, ValueType
 from ktc.weights.hyper import MAX_HEADS, Hyper, special_tokens
 from ktc.weights.rope_config import DEFAULT_BASE, rope_parameters, scaling_parameters
@@ -100,8 +101,6 @@ def dense(hyper: Hyper) -> dict[str, Any]:
 def _llama(hyper: Hyper) -> tuple[str, str, dict[str, Any]]:
     fields = dense(hyper)
     if hyper.has("expert_count") and hyper.integer("expert_count", low=0) > 0:
-        from ktc.weights.config_moe import mixtral_fields
-
         return "mixtral", "MixtralForCausalLM", mixtral_fields(hyper, fields)
     fields["attention_bias"] = "blk.0.attn_q.bias" in hyper.tensors
     fields["mlp_bias"] = "blk.0.ffn_gate.bias" in hyper.tensors
@@ -119,6 +118,14 @@ def _qwen3(hyper: Hyper) -> tuple[str, str, dict[str, Any]]:
     fields = dense(hyper)
     fields["attention_bias"] = "blk.0.attn_q.bias" in hyper.tensors
     return "qwen3", "Qwen3ForCausalLM", {**fields, "use_sliding_window": False}
+
+
+def _qwen2_moe(hyper: Hyper) -> tuple[str, str, dict[str, Any]]:
+    return "qwen2_moe", "Qwen2MoeForCausalLM", qwen2_moe_fields(hyper, dense(hyper))
+
+
+def _qwen3_moe(hyper: Hyper) -> tuple[str, str, dict[str, Any]]:
+    return "qwen3_moe", "Qwen3MoeForCausalLM", qwen3_moe_fields(hyper, dense(hyper))
 
 
 def _gemma3(hyper: Hyper) -> tuple[str, str, dict[str, Any]]:
@@ -165,4 +172,6 @@ _BUILDERS: Mapping[str, Callable[[Hyper], tuple[str, str, dict[str, Any]]]] = {
     "qwen2": _qwen2,
     "qwen3": _qwen3,
     "gemma3": _gemma3,
+    "qwen2moe": _qwen2_moe,
+    "qwen3moe": _qwen3_moe,
 }

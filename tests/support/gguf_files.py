@@ -1,0 +1,250 @@
+"""Writes a Hugging Face model as a GGUF file, the way llama.cpp's converter does, or as a safetensors folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_ARCHITECTURES = {
+    "llama": "llama",
+    "mixtral": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "qwen2_moe": "qwen2moe",
+    "qwen3_moe": "qwen3moe",
+    "gemma3_text": "gemma3",
+}
+_TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+_LAYER = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate": "ffn_gate_inp",
+    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_expert.up_proj": "ffn_up_shexp",
+    "mlp.shared_expert.down_proj": "ffn_down_shexp",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+}
+_GEMMA_LAYER = {
+    **_LAYER,
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + "
+    "'\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+_PAIRS = "Ġ t|h e|i n|Ġ a|Ġt he|e r|o n|r e|a t|e n|Ġ s|l l|Ġ w|o r|Ġ c|Ġ p|Ġ o|Ġ f|Ġ b|i s|Ġ d|e s".split("|")
+
+Floats = npt.NDArray[np.float32]
+
+
+def write_gguf(
+    model: PreTrainedModel,
+    path: str | Path,
+    format: str = "q8_0",
+    tokenizer: bool = True,
+    formats: Mapping[str, str] | None = None,
+    split: int = 1,
+) -> Path:
+    """Writes every parameter under its GGUF name, with the converter's transformations, and the metadata.
+
+    Args:
+        model: llama, qwen2, qwen3, gemma3_text, mixtral, qwen2_moe or qwen3_moe with real tensors.
+        path: the file; with `split` above 1 the parts NAME-00001-of-0000N.gguf appear beside it.
+        format: of the matrices; vectors stay f32.
+        tokenizer: whether to add a byte-level BPE vocabulary (the model needs at least 512 tokens).
+        formats: other formats for tensors whose GGUF name contains a key: {"attn_v": "q6_k"}.
+        split: number of parts.
+
+    Returns: the file, or the first part.
+    """
+    path = Path(path)
+    config = model.config
+    architecture = _ARCHITECTURES[config.model_type]
+    tensors = gguf_tensors(model)
+    parts = [path]
+    if split > 1:
+        parts = [path.with_name(f"{path.stem}-{i:05d}-of-{split:05d}.gguf") for i in range(1, split + 1)]
+    names = list(tensors)
+    share = -(-len(names) // split)
+    for number, part in enumerate(parts):
+        writer = gguf.GGUFWriter(part, architecture)
+        if number == 0:
+            _add_metadata(writer, architecture, model)
+            if tokenizer:
+                add_tokenizer(writer, config.vocab_size)
+        if split > 1:
+            writer.add_uint16("split.no", number)
+            writer.add_uint16("split.count", split)
+            writer.add_int32("split.tensors.count", len(names))
+        for name in names[number * share : (number + 1) * share]:
+            wanted = next((f for piece, f in (formats or {}).items() if piece in name), format)
+            _add_tensor(writer, name, tensors[name], wanted)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return parts[0]
+
+
+def gguf_tensors(model: PreTrainedModel) -> dict[str, Floats]:
+    """The model's parameters as float32 under their GGUF names, transformed as the converter does."""
+    config = model.config
+    found = {}
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        values = tensor.detach().float().numpy()
+        if name.endswith("mlp.experts.gate_up_proj"):
+            layer = name.split(".")[2]
+            half = values.shape[1] // 2
+            found[f"blk.{layer}.ffn_gate_exps.weight"] = values[:, :half]
+            found[f"blk.{layer}.ffn_up_exps.weight"] = values[:, half:]
+            continue
+        found[_gguf_name(name, config.model_type)] = _transformed(name, values, config)
+    return found
+
+
+def _gguf_name(name: str, model_type: str) -> str:
+    if name.endswith("mlp.experts.down_proj"):
+        return f"blk.{name.split('.')[2]}.ffn_down_exps.weight"
+    stem, _, suffix = name.rpartition(".")
+    if stem in _TOP:
+        return f"{_TOP[stem]}.{suffix}"
+    _, _, layer, rest = stem.split(".", 3)
+    table = _GEMMA_LAYER if model_type == "gemma3_text" else _LAYER
+    return f"blk.{layer}.{table[rest]}.{suffix}"
+
+
+def _transformed(name: str, values: Floats, config: Any) -> Floats:
+    if config.model_type in ("llama", "mixtral"):
+        if ".q_proj." in name:
+            return _permute(values, config.num_attention_heads)
+        if ".k_proj." in name:
+            return _permute(values, config.num_key_value_heads)
+    if config.model_type == "gemma3_text" and "norm" in name:
+        return values + np.float32(1)
+    if name.endswith("shared_expert_gate.weight"):
+        return values.reshape(-1)
+    return values
+
+
+def _permute(values: Floats, heads: int) -> Floats:
+    """From (first half, second half) of each head's rows to interleaved pairs."""
+    half = values.shape[0] // heads // 2
+    return values.reshape(heads, 2, half, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
+
+
+def _add_tensor(writer: gguf.GGUFWriter, name: str, values: Floats, format: str) -> None:
+    if values.ndim == 1 or "ffn_gate_inp" in name:
+        format = "f32"
+    if format in ("f32", "f16"):
+        writer.add_tensor(name, np.ascontiguousarray(values, np.float32 if format == "f32" else np.float16))
+        return
+    kind = gguf.GGMLQuantizationType[format.upper()]
+    if format.endswith("_k"):
+        from ktc.weights.convert import quantize
+
+        blocks = quantize(np.ascontiguousarray(values), format).reshape(*values.shape[:-1], -1)
+    else:
+        blocks = gguf.quants.quantize(np.ascontiguousarray(values), kind)
+    writer.add_tensor(name, blocks, raw_dtype=kind)
+
+
+def _add_metadata(writer: gguf.GGUFWriter, architecture: str, model: PreTrainedModel) -> None:
+    config = model.config
+    writer.add_name(f"tiny {config.model_type}")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_vocab_size(config.vocab_size)
+    if getattr(config, "head_dim", None):
+        writer.add_key_length(config.head_dim)
+        writer.add_value_length(config.head_dim)
+    rope = config.rope_parameters
+    if architecture == "gemma3":
+        writer.add_sliding_window(config.sliding_window)
+        rope = rope["full_attention"]
+    writer.add_rope_freq_base(rope["rope_theta"])
+    if rope["rope_type"] in ("linear", "yarn"):
+        writer.add_rope_scaling_type(gguf.RopeScalingType(rope["rope_type"]))
+        writer.add_rope_scaling_factor(rope["factor"])
+        if rope["rope_type"] == "yarn":
+            writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
+    if experts:
+        writer.add_expert_count(experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+        if config.model_type != "mixtral":
+            writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+        if config.model_type == "qwen2_moe":
+            writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
+    for role, add in (
+        (config.bos_token_id, writer.add_bos_token_id),
+        (config.eos_token_id, writer.add_eos_token_id),
+        (config.pad_token_id, writer.add_pad_token_id),
+    ):
+        if isinstance(role, int):
+            add(role)
+
+
+def byte_alphabet() -> list[str]:
+    """GPT-2's printable character for each of the 256 bytes."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    table = {byte: chr(byte) for byte in plain}
+    table |= {byte: chr(256 + n) for n, byte in enumerate(b for b in range(256) if b not in table)}
+    return [table[byte] for byte in range(256)]
+
+
+def add_tokenizer(writer: gguf.GGUFWriter, size: int, pre: str = "qwen2") -> None:
+    """Adds a vocabulary: 256 bytes, three control tokens at 256, a few merges, and unused tokens up to `size`."""
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokens = byte_alphabet() + specials + [pair.replace(" ", "") for pair in _PAIRS]
+    if size < len(tokens):
+        raise ValueError(f"a vocabulary of {size} is too small; {len(tokens)} are needed")
+    types = [1] * 256 + [3] * 3 + [1] * len(_PAIRS)
+    fill = size - len(tokens)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(tokens + [f"[PAD{n}]" for n in range(fill)])
+    writer.add_token_types(types + [5] * fill)
+    writer.add_token_merges(_PAIRS)
+    writer.add_add_bos_token(False)
+    writer.add_chat_template(CHAT_TEMPLATE)
+
+
+def write_safetensors_folder(
+    model: PreTrainedModel, path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None, **options: Any
+) -> Path:
+    """Writes config.json and safetensors, and the tokenizer if there is one.
+
+    Args:
+        options: for `save_pretrained`, such as max_shard_size="1MB".
+
+    Returns: the folder.
+    """
+    path = Path(path)
+    model.save_pretrained(path, **options)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(path)
+    return path

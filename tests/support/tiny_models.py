@@ -1,0 +1,65 @@
+"""Small models with random weights whose norms and biases are not trivial, so that every transformation shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+_BASE: dict[str, Any] = {
+    "vocab_size": 512,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "bos_token_id": 256,
+    "eos_token_id": 258,
+    "pad_token_id": 256,
+    "tie_word_embeddings": False,
+}
+_EXPERTS: dict[str, Any] = {"moe_intermediate_size": 256, "num_experts": 4, "num_experts_per_tok": 2}
+_ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "llama": {"head_dim": 64},
+    "qwen2": {},
+    "qwen3": {"head_dim": 128},
+    "gemma3_text": {
+        "head_dim": 64,
+        "query_pre_attn_scalar": 64,
+        "num_hidden_layers": 7,
+        "sliding_window": 16,
+        "layer_types": ["sliding_attention"] * 5 + ["full_attention", "sliding_attention"],
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+        "tie_word_embeddings": True,
+    },
+    "mixtral": {"head_dim": 64, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen2_moe": {**_EXPERTS, "shared_expert_intermediate_size": 512, "norm_topk_prob": False},
+    "qwen3_moe": {**_EXPERTS, "head_dim": 128, "norm_topk_prob": True},
+}
+
+
+def tiny_model(architecture: str, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """A float32 model in eval mode.
+
+    Args:
+        architecture: a transformers model type: llama, qwen2, qwen3, gemma3_text, mixtral, qwen2_moe, qwen3_moe.
+        seed: of the random weights. changes: configuration fields other than the small defaults.
+    """
+    fields = {**_BASE, **_ARCHITECTURES[architecture], **changes}
+    config = AutoConfig.for_model(architecture, **fields)
+    generator = torch.Generator().manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.dim() == 1:
+                parameter.add_(0.1 * noise)
+            else:
+                parameter.copy_(noise / parameter.shape[-1] ** 0.5)
+    return model
