@@ -68,6 +68,22 @@ class Captured:
         """
         return {self.dims[name]: size for name, size in dims.items()}
 
+    def step_sizes(self, tokens: int, sequences: int = 1, context: int = 0) -> dict[str, int]:
+        """Sizes by symbol of a language model's step: `tokens` new ones of `sequences` that reach `context` each.
+
+        One row of logits is wanted for each sequence.
+        """
+        blocks = -(-max(context, -(-tokens // max(sequences, 1))) // self.block_size)
+        named = {
+            "tokens": tokens,
+            "sequences": sequences,
+            "starts": sequences + 1,
+            "table_width": blocks,
+            "blocks": blocks * sequences,
+            "outputs": sequences,
+        }
+        return self.sizes(**{name: size for name, size in named.items() if name in self.dims})
+
 
 def allocate_caches(
     captured: Captured, blocks: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu"

@@ -1,28 +1,49 @@
-"""Which recorded calls change a tensor in place, so that dead-code removal keeps them."""
+"""Which recorded calls change a tensor in place, so that dead-code removal keeps them; operators behind methods."""
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.fx as fx
 
 
-def in_place(func: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether a torch function writes one of its arguments."""
+_UNARY = ("neg", "invert", "abs", "pos")
+_BINARY = (
+    *("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"),
+    *("and", "or", "xor", "lshift", "rshift", "eq", "ne", "lt", "le", "gt", "ge"),
+)
+_REFLECTED = ("radd", "rsub", "rmul", "rtruediv", "rfloordiv", "rpow", "rmatmul", "rand", "ror", "rxor")
+_UPDATES = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "iand", "ior", "ixor", "ipow", "imod")
+
+
+def _operator(name: str) -> Callable[..., Any]:
+    function: Callable[..., Any] = getattr(operator, f"__{name}__")
+    return function
+
+
+# (function of the operator module, whether its operands are exchanged) by Tensor method.
+OPERATORS: Mapping[str, tuple[Callable[..., Any], bool]] = {
+    **{f"__{name}__": (_operator(name), False) for name in (*_UNARY, *_BINARY, *_UPDATES)},
+    **{f"__{name}__": (_operator(name[1:]), True) for name in _REFLECTED},
+    "__getitem__": (operator.getitem, False),
+    "__setitem__": (operator.setitem, False),
+}
+_UPDATE_OPERATORS = frozenset([operator.setitem, *(_operator(name) for name in _UPDATES)])
+
+
+def in_place(func: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a torch function, Tensor method or operator writes one of its arguments."""
     if isinstance(func, torch._ops.OpOverload):
         return bool(func._schema.is_mutable)
-    name = getattr(func, "__name__", "")
-    if func is torch.Tensor.__setitem__ or kwargs.get("out") is not None or kwargs.get("inplace") is True:
+    if kwargs.get("out") is not None or kwargs.get("inplace") is True or func in _UPDATE_OPERATORS:
         return True
-    if name.startswith("__i") and name.endswith("__"):
-        return getattr(torch.Tensor, name, None) is func and name not in (
-            "__invert__",
-            "__index__",
-            "__int__",
-        )
-    return name.endswith("_") and not name.endswith("__")
+    name = str(getattr(func, "__name__", ""))
+    if name.startswith("__"):
+        return name == "__setitem__" or name.strip("_") in _UPDATES
+    return name.endswith("_")
 
 
 def keep(node: fx.Node) -> bool:
@@ -30,8 +51,5 @@ def keep(node: fx.Node) -> bool:
     if node.is_impure():
         return True
     if node.op == "call_method":
-        method = getattr(torch.Tensor, str(node.target), None)
-        return in_place(method, dict(node.kwargs))
-    return node.op == "call_function" and (
-        node.target is operator.setitem or in_place(node.target, dict(node.kwargs))
-    )
+        return in_place(getattr(torch.Tensor, str(node.target), None), node.kwargs)
+    return node.op == "call_function" and in_place(node.target, node.kwargs)

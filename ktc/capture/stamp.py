@@ -41,9 +41,7 @@ def fingerprint(module: nn.Module) -> tuple[Any, ...]:
 
 def _parts(module: nn.Module) -> Iterator[tuple[Any, ...]]:
     for name, child in module.named_modules():
-        plain = tuple(
-            sorted((key, repr(value)) for key, value in vars(child).items() if _is_plain(key, value))
-        )
+        plain = tuple(sorted((key, _identity(value)) for key, value in vars(child).items() if _counts(key)))
         tensors = tuple(
             (key, tuple(tensor.shape), str(tensor.dtype))
             for key, tensor in (*child._parameters.items(), *child._buffers.items())
@@ -52,8 +50,17 @@ def _parts(module: nn.Module) -> Iterator[tuple[Any, ...]]:
         yield name, type(child), plain, tensors
 
 
-def _is_plain(key: str, value: object) -> bool:
-    return key not in _IGNORED and isinstance(value, (int, float, str, bool, type(None), tuple, torch.dtype))
+def _counts(key: str) -> bool:
+    return not key.startswith("_") and key not in _IGNORED
+
+
+def _identity(value: object) -> str:
+    """Plain values by value; objects, which may hold anything, by being the same object."""
+    if isinstance(value, (int, float, str, bool, type(None), torch.dtype, torch.device)):
+        return repr(value)
+    if isinstance(value, (list, tuple)):
+        return f"{type(value).__name__}({', '.join(_identity(item) for item in value)})"
+    return f"object {id(value)}"
 
 
 def stampable(root: nn.Module) -> frozenset[int]:

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
-from ktc.capture.effects import in_place, keep
+from ktc.capture.effects import OPERATORS, in_place, keep
 from ktc.capture.errors import CaptureError, calling_line
 from ktc.capture.stamp import Template, fingerprint, layer_indices
 from ktc.capture.symbols import Dims
@@ -159,11 +159,15 @@ class Tracer(TorchFunctionMode):
         leaves = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         if not leaves and not (result is None and mutates):
             return  # sizes, dtypes, flags: known while tracing
-        if not mutates and any(leaf is arg for leaf in leaves for arg in args[:1]):
+        if not mutates and args and result is args[0]:
             return  # nothing happened: a cast to the same dtype, `contiguous` of a contiguous tensor
         method = _method(func)
-        if func is torch.Tensor.__setitem__:
-            node = self._create("call_function", operator.setitem, args, kwargs, "setitem")
+        symbol = OPERATORS.get(method or "")
+        if symbol is not None and not kwargs:
+            function, reflected = symbol
+            node = self._create(
+                "call_function", function, args[::-1] if reflected else args, {}, function.__name__.strip("_")
+            )
         elif getattr(func, "__name__", "") == "__get__":
             name = func.__self__.__name__
             node = self._create("call_function", getattr, (args[0], name), {}, name)
@@ -264,12 +268,14 @@ class Tracer(TorchFunctionMode):
         if expression not in self._symbols:
             tracer = fx.proxy.GraphAppendingTracer(self.graph)
             known = {key: fx.Proxy(node, tracer) for key, node in self._symbols.items() if key.is_Symbol}
-            before = set(self.graph.nodes)
+            last = self._body.prev if self._body is not None else next(iter(reversed(self.graph.nodes)))
             with self.graph.inserting_before(self._body):
                 node = sympy_interp(PythonReferenceAnalysis, known, expression).node
-            for new in self.graph.nodes:
-                if new not in before:
-                    new.meta.update(val=None, stack=(), site="")
+            new = last.next
+            while new is not self._body and new.op != "root":
+                values = fx.node.map_arg(new.args, lambda a: a.meta["val"])
+                new.meta.update(val=new.target(*values), stack=(), site="")
+                new = new.next
             self._symbols[expression] = node
         return self._symbols[expression]
 
@@ -307,7 +313,7 @@ class Tracer(TorchFunctionMode):
         name = self._modules.get(id(module))
         if name is None or (self._calls and self._calls[-1] is module):
             return original(module, *args, **kwargs)
-        if id(module) in self._stampable:
+        if id(module) in self._stampable and not any(_has_hooks(part) for part in module.modules()):
             return self._stamp(original, module, name, args, kwargs)
         return self._enter(original, module, name, args, kwargs)
 
@@ -324,7 +330,7 @@ class Tracer(TorchFunctionMode):
         self._calls.append(module)
         try:
             lift = self._module_lifts.get(id(module))
-            if lift is not None:
+            if lift is not None and not _has_hooks(module):
                 result = lift(*args, **kwargs)
                 if result is not NotImplemented:
                     return result
@@ -360,8 +366,20 @@ class Tracer(TorchFunctionMode):
             nodes.append(node)
             node = node.next
         results = tree_map(lambda v: self._node_of(v) if isinstance(v, torch.Tensor) else v, output)
-        self._templates[key] = Template(name, module, inputs, nodes, output, results)
+        if self._is_closed(nodes, inputs, tensors):
+            self._templates[key] = Template(name, module, inputs, nodes, output, results)
         return output
+
+    def _is_closed(self, nodes: list[fx.Node], inputs: list[fx.Node], tensors: list[torch.Tensor]) -> bool:
+        """Whether recorded nodes use nothing of the graph but the call's own inputs, attributes and sizes."""
+        known = {*nodes, *inputs, *self._symbols.values()}
+        for tensor in tensors:
+            known.update(self._nodes[id(table)] for table in self.tables.get(id(tensor), ()))
+        return all(
+            used in known or used.op in ("placeholder", "get_attr")
+            for node in nodes
+            for used in node.all_input_nodes
+        )
 
     def _leaf_key(self, leaf: Any, tensors: list[torch.Tensor]) -> Any:
         if isinstance(leaf, torch.Tensor):
@@ -415,6 +433,11 @@ class Tracer(TorchFunctionMode):
             return fake
 
         return tree_map(fresh, template.output, template.output_nodes)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether calling the module does more than its class's forward."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def _method(func: Any) -> str | None:
