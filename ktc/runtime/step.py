@@ -123,8 +123,8 @@ class StepBuilder:
 
         Args:
             sequences: B sequences, already extended by one token.
-            input_ids: int64 CPU tensor of B elements.
-            positions: int64 CPU tensor of B elements; None: the index in the sequence.
+            input_ids: int64 [B, 1] on the CPU, contiguous.
+            positions: int64 [B, 1] on the CPU, contiguous; None: the index in the sequence.
         """
         count, size = len(sequences), self.block_size
         width = max([len(s.blocks) for s in sequences])
@@ -139,8 +139,8 @@ class StepBuilder:
             self._places[row] = last
             self._slots[row] = sequence.blocks[-1] * size + last % size
         return Step(
-            input_ids=input_ids.reshape(1, count),
-            positions=self._positions_tensor if positions is None else positions.reshape(1, count),
+            input_ids=input_ids.view(1, count) if count > 1 else input_ids,
+            positions=self._positions_tensor if positions is None else positions.view(1, count),
             seq_starts=self._starts_tensor,
             context_lens=self._lens_tensor,
             block_tables=self._tables_tensor,
