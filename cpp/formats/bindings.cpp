@@ -99,11 +99,12 @@ void bind_formats(nb::module_& m) {
       nb::arg("format"),
       "Whether `quantize` writes this format.\n\nRaises:\n    ValueError: unknown format.");
   m.def(
-      "dequantize", &dequantize_into, nb::arg("data"), nb::arg("format"), nb::arg("out"),
+      "dequantize", &dequantize_into, nb::arg("data").noconvert(), nb::arg("format"),
+      nb::arg("out").noconvert(),
       "Writes the values of `data` (uint8[bytes], blocks as in a GGUF file) to `out` (float32[elements]).\n\n"
       "Raises:\n    ValueError: unknown format, or sizes that do not fit it.");
-  m.def("quantize", &quantize_into, nb::arg("x"), nb::arg("format"), nb::arg("out"),
-        nb::arg("importance") = nb::none(),
+  m.def("quantize", &quantize_into, nb::arg("x").noconvert(), nb::arg("format"), nb::arg("out").noconvert(),
+        nb::arg("importance").noconvert() = nb::none(),
         "Writes the rows of `x` (float32[rows, columns]) as blocks to `out` (uint8[bytes]).\n\n"
         "`importance` (float32[columns], positive) weighs squared errors in the formats that search, q4_k "
         "and q6_k.\n"

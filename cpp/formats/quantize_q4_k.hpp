@@ -36,13 +36,17 @@ KTC_INLINE Q4Fit q4_solve(const Lanes* x, const Lanes* w, Lanes offset, Lanes in
     sxq += wx * q;
   }
   const Lanes determinant = sw * sqq - sq * sq;
+  const Mask equal = determinant <= 1e-5f * sw * sqq;  // all codes are the same: there is no line
   Q4Fit fit;
   fit.scale = ratio(sw * sxq - sx * sq, determinant);
   fit.offset = ratio(sqq * sx - sq * sxq, determinant);
   // The format cannot add: a line above zero at q = 0 is replaced by the best one through zero.
-  const Mask above = (fit.offset > 0.0f) | (determinant <= 0.0f);
+  const Mask above = equal | (fit.offset > 0.0f);
   fit.scale = larger(select(above, ratio(sxq, sqq), fit.scale), splat(0));
   fit.offset = select(above, splat(0), fit.offset);
+  const Mask constant = equal & (sx < 0.0f);  // a negative constant is all minimum
+  fit.scale = select(constant, splat(0), fit.scale);
+  fit.offset = select(constant, ratio(sx, sw), fit.offset);
   fit.gain = fit.scale * (2.0f * sxq - fit.scale * sqq) +
              fit.offset * (2.0f * sx - fit.offset * sw - 2.0f * fit.scale * sq);
   return fit;

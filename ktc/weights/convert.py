@@ -178,10 +178,10 @@ def convert(
     _check_readable(format)
     flat = _flat_bytes(data, format, shape, tensor)
     columns = shape[-1] if shape else 1
-    packed = (*shape[:-1], nbytes(to_format, (columns,)))
     if format == to_format:
-        return flat.reshape(packed)
+        return flat.reshape(*shape[:-1], nbytes(format, (columns,)))
     _check_writable(to_format)
+    packed = (*shape[:-1], nbytes(to_format, (columns,)))
     rows = math.prod(shape[:-1])
     out = np.empty((rows, packed[-1]), np.uint8)
     row_bytes, slab = nbytes(format, (columns,)), max(1, _SLAB_ELEMENTS // max(columns, 1))
