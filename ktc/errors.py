@@ -1,4 +1,6 @@
-"""The typed errors of ktc: every failure that a user can cause, each with what is wrong, where, and what to do."""
+"""The typed errors of ktc: every failure that a user can cause, each with what is wrong, where, and what to
+do.
+"""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from ktc.weights import formats
 from ktc.weights.recipe import Part, Recipe, Transform, same_elements
 from ktc.weights.tensor import TensorHeader
 
+_HINT = f"ktc computes with {', '.join(formats.FORMATS)}"
 _FP8_HINT = "block-scaled FP8 comes with a later issue; take the model's bf16 weights or a GGUF of it"
 Transforms = Callable[[TensorHeader], tuple[Transform, ...]]
 
@@ -44,7 +45,8 @@ def make_recipe(
         _check_pieces(parameter, headers, axis)
         found[axis] = sum(header.shape[axis] for header in headers)
         if axis == 0 and len(shape) == len(found) + 1 and found[0] % shape[0] == 0:
-            found = [shape[0], found[0] // shape[0], *found[1:]]  # matrices of single experts, one after the other
+            # matrices of single experts, one after the other
+            found = [shape[0], found[0] // shape[0], *found[1:]]
     if not same_elements(found, shape):
         raise ShapeMismatchError(
             f"tensor {first.name!r} has shape {found}, parameter {parameter!r} has {list(shape)}",
@@ -64,10 +66,11 @@ def make_recipe(
 def _check_format(header: TensorHeader, first: TensorHeader, parameter: str) -> None:
     if header.format not in formats.FORMATS:
         raise UnsupportedFormatError(
-            f"tensor {header.name!r} of parameter {parameter!r} is {header.format}, which ktc does not compute with",
+            f"tensor {header.name!r} of parameter {parameter!r} is {header.format}, which ktc does not "
+            "compute with",
             file=header.file,
             tensor=parameter,
-            hint=_FP8_HINT if header.format.startswith("f8") else f"ktc computes with {', '.join(formats.FORMATS)}",
+            hint=_FP8_HINT if header.format.startswith("f8") else _HINT,
         )
     if header.format != first.format:
         raise UnsupportedFormatError(

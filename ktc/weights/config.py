@@ -1,4 +1,5 @@
-"""The Hugging Face configuration of a GGUF model: every field that influences the numbers comes from the file.
+"""The Hugging Face configuration of a GGUF model: every field that influences the numbers comes from the
+file.
 
 Defaults for absent keys are those of llama.cpp's loader, not those of the configuration class.
 """
@@ -56,9 +57,13 @@ def config_of(metadata: Metadata, tensors: Mapping[str, TensorHeader], data: Dat
 
 
 def head_dim(hyper: Hyper, heads: int, hidden: int) -> int:
-    """`attention.key_length`, by default the hidden size over the heads; value heads must be of the same size."""
+    """`attention.key_length`, by default the hidden size over the heads; value heads must be of the same
+    size.
+    """
     if not hyper.has("attention.key_length") and hidden % heads:
-        raise hyper.error("attention.head_count", f"is {heads}, which does not divide the hidden size {hidden}")
+        raise hyper.error(
+            "attention.head_count", f"is {heads}, which does not divide the hidden size {hidden}"
+        )
     size = hyper.integer("attention.key_length", hidden // heads)
     values = hyper.integer("attention.value_length", size)
     if values != size:
@@ -74,7 +79,9 @@ def common(hyper: Hyper) -> dict[str, Any]:
     heads = hyper.integer("attention.head_count", high=MAX_HEADS)
     key_value_heads = hyper.integer("attention.head_count_kv", heads, high=MAX_HEADS)
     if heads % key_value_heads:
-        raise hyper.error("attention.head_count_kv", f"is {key_value_heads}, which does not divide {heads} heads")
+        raise hyper.error(
+            "attention.head_count_kv", f"is {key_value_heads}, which does not divide {heads} heads"
+        )
     vocabulary = hyper.vocabulary()
     return {
         "vocab_size": vocabulary,
@@ -110,7 +117,9 @@ def _llama(hyper: Hyper) -> tuple[str, str, dict[str, Any]]:
 def _qwen2(hyper: Hyper) -> tuple[str, str, dict[str, Any]]:
     fields = dense(hyper)
     if fields["head_dim"] * fields["num_attention_heads"] != fields["hidden_size"]:
-        raise hyper.unsupported("attention.key_length", "Qwen2 has heads of the hidden size over their number")
+        raise hyper.unsupported(
+            "attention.key_length", "Qwen2 has heads of the hidden size over their number"
+        )
     return "qwen2", "Qwen2ForCausalLM", {**fields, "use_sliding_window": False}
 
 

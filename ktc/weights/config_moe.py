@@ -1,4 +1,4 @@
-"""Configurations of mixture-of-experts architectures: Mixtral (a "llama" with experts), Qwen2-MoE, Qwen3-MoE."""
+"""Configurations of mixtures of experts: Mixtral (a "llama" with experts), Qwen2-MoE, Qwen3-MoE."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ def mixtral_fields(hyper: Hyper, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def qwen2_moe_fields(hyper: Hyper, fields: dict[str, Any]) -> dict[str, Any]:
-    """Adds Qwen2-MoE's fields. Like llama.cpp, which knows no other way, the weights of the chosen experts are not
-    normalised and every layer has experts."""
+    """Adds Qwen2-MoE's fields. Like llama.cpp, which knows no other way, the weights of the chosen experts
+    are not normalised and every layer has experts.
+    """
     count, used = experts(hyper)
     size = hyper.integer("expert_feed_forward_length", fields["intermediate_size"] // used)
     return {
@@ -54,14 +55,17 @@ def qwen2_moe_fields(hyper: Hyper, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def qwen3_moe_fields(hyper: Hyper, fields: dict[str, Any]) -> dict[str, Any]:
-    """Adds Qwen3-MoE's fields. Like llama.cpp, which knows no other way, the weights of the chosen experts are
-    normalised and every layer has experts."""
+    """Adds Qwen3-MoE's fields. Like llama.cpp, which knows no other way, the weights of the chosen experts
+    are normalised and every layer has experts.
+    """
     count, used = experts(hyper)
     return {
         **fields,
         "num_experts": count,
         "num_experts_per_tok": used,
-        "moe_intermediate_size": hyper.integer("expert_feed_forward_length", fields["intermediate_size"] // used),
+        "moe_intermediate_size": hyper.integer(
+            "expert_feed_forward_length", fields["intermediate_size"] // used
+        ),
         "norm_topk_prob": True,
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],

@@ -74,7 +74,8 @@ KNOWN_FORMATS: Mapping[str, Format] = _table(
     ("tq1_0", 34, 256, 54),
     ("tq2_0", 35, 256, 66),
 )
-"""Formats whose size is known, so that a file holding them can be listed, but that ktc does not compute with."""
+"""Formats whose size is known, so that a file holding them can be listed, but that ktc does not compute with.
+"""
 
 _BY_ID: Mapping[int, Format] = {f.ggml_id: f for table in (FORMATS, KNOWN_FORMATS) for f in table.values()}
 
@@ -113,6 +114,6 @@ def row_bytes(name: str, columns: int) -> int:
 
 
 def nbytes(name: str, shape: Sequence[int]) -> int:
-    """Bytes of a tensor of `shape` (numpy order: the last dimension runs fastest); a scalar is one element."""
+    """Bytes of a tensor of `shape` (numpy order, the last dimension runs fastest); a scalar is 1 element."""
     columns = shape[-1] if shape else 1
     return math.prod(shape[:-1]) * row_bytes(name, columns)

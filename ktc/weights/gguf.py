@@ -1,7 +1,8 @@
 """GGUF files: a header reader for untrusted input, and zero-copy access to the tensors behind it.
 
-Nothing but the header is read when a file is opened. Every count, length and offset is checked against the size of
-the file before it is used, so a hostile or truncated file costs bounded time and memory and ends in a GgufError.
+Nothing but the header is read when a file is opened. Every count, length and offset is checked against the
+size of the file before it is used, so a hostile or truncated file costs bounded time and memory and ends in a
+GgufError.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 
@@ -126,7 +128,8 @@ def _read_tensors(cursor: Cursor, count: int, alignment: int, file_bytes: int) -
             raise cursor.error(f"tensor {header.name!r} appears twice", header.name)
         if header.offset % alignment:
             raise cursor.error(
-                f"tensor {header.name!r} starts at {header.offset}, not a multiple of {alignment}", header.name
+                f"tensor {header.name!r} starts at {header.offset}, not a multiple of {alignment}",
+                header.name,
             )
         relative[header.name] = header
     start = -(-cursor.position // alignment) * alignment
@@ -139,7 +142,9 @@ def _read_tensor_info(cursor: Cursor, index: int) -> TensorHeader:
         raise cursor.error(f"tensor {index} has no name")
     dimensions = cursor.u32("the number of dimensions", name)
     if not 1 <= dimensions <= MAX_DIMENSIONS:
-        raise cursor.error(f"tensor {name!r} has {dimensions} dimensions; 1 to {MAX_DIMENSIONS} are allowed", name)
+        raise cursor.error(
+            f"tensor {name!r} has {dimensions} dimensions; 1 to {MAX_DIMENSIONS} are allowed", name
+        )
     sizes = [cursor.u64("a dimension", name) for _ in range(dimensions)]
     elements = 1
     for size in sizes:
@@ -147,7 +152,9 @@ def _read_tensor_info(cursor: Cursor, index: int) -> TensorHeader:
             raise cursor.error(f"tensor {name!r} has a dimension of 0 in {sizes}", name)
         elements *= size
         if elements > MAX_ELEMENTS:
-            raise cursor.error(f"tensor {name!r} of {sizes} has more elements than a 64-bit integer counts", name)
+            raise cursor.error(
+                f"tensor {name!r} of {sizes} has more elements than a 64-bit integer counts", name
+            )
     type_number = cursor.u32("the type", name)
     number_format = formats.by_ggml_id(type_number)
     if number_format is None:
@@ -159,8 +166,8 @@ def _read_tensor_info(cursor: Cursor, index: int) -> TensorHeader:
         )
     if sizes[0] % number_format.block_elements:
         raise cursor.error(
-            f"tensor {name!r} has rows of {sizes[0]}, not a multiple of the {number_format.block_elements} elements "
-            f"of a {number_format.name} block",
+            f"tensor {name!r} has rows of {sizes[0]}, not a multiple of the {number_format.block_elements} "
+            f"elements of a {number_format.name} block",
             name,
         )
     nbytes = elements // number_format.block_elements * number_format.block_bytes
@@ -170,7 +177,9 @@ def _read_tensor_info(cursor: Cursor, index: int) -> TensorHeader:
     return TensorHeader(name, number_format.name, tuple(reversed(sizes)), nbytes, cursor.file, offset)
 
 
-def _place(tensors: Mapping[str, TensorHeader], start: int, file_bytes: int, file: Path) -> dict[str, TensorHeader]:
+def _place(
+    tensors: Mapping[str, TensorHeader], start: int, file_bytes: int, file: Path
+) -> dict[str, TensorHeader]:
     """Makes offsets absolute; refuses tensors beyond the end of the file or on top of each other."""
     placed = {}
     for name, header in tensors.items():
@@ -184,7 +193,7 @@ def _place(tensors: Mapping[str, TensorHeader], start: int, file_bytes: int, fil
             )
         placed[name] = TensorHeader(name, header.format, header.shape, header.nbytes, file, offset)
     ordered = sorted(placed.values(), key=lambda header: header.offset)
-    for before, after in zip(ordered, ordered[1:], strict=False):
+    for before, after in pairwise(ordered):
         if before.offset + before.nbytes > after.offset:
             raise GgufError(
                 f"tensors {before.name!r} and {after.name!r} overlap", file=file, tensor=after.name

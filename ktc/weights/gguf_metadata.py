@@ -64,7 +64,9 @@ _INTEGERS = frozenset(_SCALARS) - _FLOATS - {ValueType.BOOL}
 
 
 class Cursor:
-    """Reads forward through the header of a file; every read is checked against the file's end and the bounds."""
+    """Reads forward through the header of a file; every read is checked against the file's end and the
+    bounds.
+    """
 
     def __init__(self, data: mmap.mmap | bytes, file: Path) -> None:
         self._data = data
@@ -188,14 +190,16 @@ def read_value(cursor: Cursor, key: str) -> Value:
     item = cursor.kind("the element type", key)
     count = cursor.u64("the length", key)
     if item is ValueType.ARRAY:
-        raise cursor.error(f"{key!r} is an array of arrays, which no known model uses and ktc does not read", key)
+        raise cursor.error(
+            f"{key!r} is an array of arrays, which no known model uses and ktc does not read", key
+        )
     if item is ValueType.STRING:
         return Value(kind, cursor.texts(count, key), item)
     return Value(kind, cursor.numbers(item, count, key), item)
 
 
 class Metadata(Mapping[str, Value]):
-    """The key-value pairs of a file; the getters check the type and raise MetadataError with the key's name."""
+    """The key-value pairs of a file; the getters check the type and raise MetadataError naming the key."""
 
     def __init__(self, values: Mapping[str, Value], file: Path) -> None:
         self._values = dict(values)

@@ -134,7 +134,9 @@ def _check_split(files: Sequence[GgufFile]) -> None:
     claimed = first.metadata.integer("split.tensors.count", total)
     if claimed != total:
         raise GgufError(
-            f"the parts hold {total} tensors; {claimed} were announced", file=first.path, tensor="split.tensors.count"
+            f"the parts hold {total} tensors; {claimed} were announced",
+            file=first.path,
+            tensor="split.tensors.count",
         )
 
 

@@ -71,7 +71,9 @@ class Hyper:
         if key in self.metadata and self.metadata[key].kind is ValueType.ARRAY:
             values = set(self.metadata.integers(key))
             if len(values) != 1:
-                raise self.unsupported(name, "differs between layers, which this architecture's class cannot express")
+                raise self.unsupported(
+                    name, "differs between layers, which this architecture's class cannot express"
+                )
             (value,) = values
             if not low <= value <= high:
                 raise self.error(name, f"is {value}, outside {low} to {high}")
@@ -79,7 +81,9 @@ class Hyper:
         return self.metadata.integer(key, default, low=low, high=high)
 
     def number(self, name: str, default: float | None = None) -> float:
-        """A finite number; a float32 comes back as the shortest decimal that rounds to it (1e-05, not 9.99…e-06)."""
+        """A finite number; a float32 comes back as the shortest decimal that rounds to it (1e-05, not
+        9.99…e-06).
+        """
         key = self.key(name)
         value = self.metadata.number(key, default)
         if key in self.metadata and self.metadata[key].kind is ValueType.FLOAT32:
@@ -101,14 +105,18 @@ class Hyper:
         """Raises UnsupportedModelError for settings that would be ignored silently otherwise."""
         for name in _INEXPRESSIBLE:
             if self.has(name) and self.number(name) != 0:
-                raise self.unsupported(name, f"is {self.number(name):g}; ktc cannot express it for this architecture")
+                raise self.unsupported(
+                    name, f"is {self.number(name):g}; ktc cannot express it for this architecture"
+                )
 
     def tensor(self, name: str, rank: int) -> TensorHeader | None:
         """A tensor of the given rank, or None when there is none of this name."""
         header = self.tensors.get(name)
         if header is not None and len(header.shape) != rank:
             raise UnsupportedModelError(
-                f"tensor {name!r} has {len(header.shape)} dimensions, not {rank}", file=header.file, tensor=name
+                f"tensor {name!r} has {len(header.shape)} dimensions, not {rank}",
+                file=header.file,
+                tensor=name,
             )
         return header
 

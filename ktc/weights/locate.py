@@ -1,4 +1,4 @@
-"""From what a user wrote after `from` to files on this machine: paths first, the hub only for plain hub ids."""
+"""From what a user wrote after `from` to files on this machine: paths first, the hub for plain hub ids."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Place:
 def locate(where: str | Path) -> Place:
     """Finds the files of a model.
 
-    A string is a hub id only if it has the form owner/name, no file suffix, and no folder called `owner` lies here:
-    whatever looks like a path never reaches the network.
+    A string is a hub id only if it has the form owner/name, no file suffix, and no folder called `owner` lies
+    here: whatever looks like a path never reaches the network.
 
     Raises:
         SourceNotFoundError: no such file or folder, or nothing in it that ktc reads.
@@ -46,7 +46,7 @@ def locate(where: str | Path) -> Place:
     raise SourceNotFoundError(
         "no such file or folder",
         file=path,
-        hint="`from` takes a .gguf file, a folder with config.json and safetensors, or a hub id like owner/name",
+        hint="name a .gguf file, a folder with config.json and safetensors, or a hub id like owner/name",
     )
 
 
@@ -62,7 +62,9 @@ def _file(path: Path) -> Place:
         return Place("gguf", path, _all_parts(path))
     if path.suffix == ".safetensors":
         raise SourceNotFoundError(
-            "one safetensors file is not a model", file=path, hint="name the folder that also holds config.json"
+            "one safetensors file is not a model",
+            file=path,
+            hint="name the folder that also holds config.json",
         )
     raise SourceNotFoundError("neither a .gguf file nor a folder", file=path)
 
@@ -74,7 +76,9 @@ def _folder(folder: Path) -> Place:
     if has_config and has_safetensors:
         if ggufs:
             raise SourceNotFoundError(
-                "the folder holds both safetensors and GGUF files", file=folder, hint="name the .gguf file itself"
+                "the folder holds both safetensors and GGUF files",
+                file=folder,
+                hint="name the .gguf file itself",
             )
         return Place("safetensors", folder)
     if ggufs:
@@ -87,7 +91,9 @@ def _folder(folder: Path) -> Place:
             file=folder,
             hint="pickled weights (.bin, .pt) are not read: convert them to safetensors",
         )
-    raise SourceNotFoundError("the folder holds no model: no .gguf, no config.json with safetensors", file=folder)
+    raise SourceNotFoundError(
+        "the folder holds no model: no .gguf, no config.json with safetensors", file=folder
+    )
 
 
 def _gguf_folder(folder: Path, files: Sequence[Path]) -> Place:
@@ -114,7 +120,9 @@ def _all_parts(path: Path) -> tuple[Path, ...]:
     missing = [part.name for part in parts if not part.is_file()]
     if missing:
         raise SourceNotFoundError(
-            f"{len(missing)} of {count} parts are missing, first {missing[0]}", file=path, hint="download all parts"
+            f"{len(missing)} of {count} parts are missing, first {missing[0]}",
+            file=path,
+            hint="download all parts",
         )
     return tuple(parts)
 
@@ -136,8 +144,9 @@ def _snapshot(hub_id: str) -> Path:
         )
     try:
         return Path(snapshot_download(hub_id, allow_patterns=_HUB_PATTERNS))
-    except Exception as error:  # the hub client raises errors of its HTTP library, which differ between versions
+    except Exception as error:  # the hub client passes on errors of its HTTP library, which changes
         raise HubError(
-            f"hub id {hub_id!r} is not in the local cache and could not be downloaded: {type(error).__name__}",
+            f"hub id {hub_id!r} is not in the local cache and could not be downloaded "
+            f"({type(error).__name__})",
             hint="if a local file was meant, check its path; else check the id and the network",
         ) from error

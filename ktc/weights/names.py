@@ -1,7 +1,9 @@
-"""Which GGUF tensors make a Hugging Face parameter: names, the way experts are put together, and the transforms.
+"""Which GGUF tensors make a Hugging Face parameter: names, the way experts are put together, and the
+transforms.
 
-The base is the gguf package's own name map, read from parameter to tensor. What it does not map (fused experts, the
-router's correction bias, GPT-OSS biases) is the table below; `transforms` undoes what llama.cpp's converter did.
+The base is the gguf package's own name map, read from parameter to tensor. What it does not map (fused
+experts, the router's correction bias, GPT-OSS biases) is the table below; `transforms` undoes what
+llama.cpp's converter did.
 """
 
 from __future__ import annotations

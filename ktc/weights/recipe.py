@@ -1,12 +1,12 @@
-"""Recipes: how the bytes of one parameter are made from tensors of a source, without leaving the packed format.
+"""Recipes: how the bytes of one parameter are made from tensors of a source, without leaving the packed
+format.
 
-Everything here moves whole rows, so quantised blocks (which lie along a row) survive unchanged. The one change of
-values, `AddConstant`, is allowed on float32 only.
+Everything here moves whole rows, so quantised blocks (which lie along a row) survive unchanged. The one
+change of values, `AddConstant`, is allowed on float32 only.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -25,8 +25,8 @@ class InterleaveHalves:
     """Undoes the row order that llama.cpp's converter gives to Llama's q and k projections.
 
     The converter turns each head's rows from (first half, second half), which Hugging Face's rotary embedding
-    pairs, into interleaved pairs. Reading takes the even rows of each head first, then the odd ones. A 1-D tensor
-    (a bias) counts as a column of rows.
+    pairs, into interleaved pairs. Reading takes the even rows of each head first, then the odd ones. A 1-D
+    tensor (a bias) counts as a column of rows.
 
     Attributes:
         heads: heads in this tensor (key-value heads for k).
@@ -43,7 +43,8 @@ class InterleaveHalves:
         """Raises ShapeMismatchError when the rows are not an even number per head."""
         if header.shape[0] % (2 * self.heads):
             raise ShapeMismatchError(
-                f"tensor {header.name!r} has {header.shape[0]} rows, not an even number for each of {self.heads} heads",
+                f"tensor {header.name!r} has {header.shape[0]} rows, not an even number for each of "
+                f"{self.heads} heads",
                 file=header.file,
                 tensor=header.name,
             )
@@ -53,8 +54,8 @@ class InterleaveHalves:
 class AddConstant:
     """Adds a constant to every element of a float32 tensor: -1 for Gemma's norms.
 
-    llama.cpp's converter stores w + 1 rounded to float32, so w comes back within half a unit in the last place of
-    w + 1; the product x * (1 + w) that the model computes is then the product with the stored value.
+    llama.cpp's converter stores w + 1 rounded to float32, so w comes back within half a unit in the last
+    place of w + 1; the product x * (1 + w) that the model computes is then the product with the stored value.
     """
 
     value: float
@@ -105,8 +106,8 @@ class Recipe:
         shape: its shape in the model.
         format: the number format of its bytes.
         parts: what is put together.
-        axis: 0: the parts follow each other; 1: along the second dimension, for each index of the first one (gate
-            and up rows of each expert).
+        axis: 0: the parts follow each other; 1: along the second dimension, for each index of the first one
+            (gate and up rows of each expert).
     """
 
     parameter: str
@@ -148,15 +149,15 @@ class Recipe:
         for other in recipes[1:]:
             if other.format != first.format:
                 raise UnsupportedFormatError(
-                    f"{first.parameter!r} ({first.format}) and {other.parameter!r} ({other.format}) cannot be put "
-                    "together: their formats differ",
+                    f"{first.parameter!r} ({first.format}) and {other.parameter!r} ({other.format}) cannot "
+                    "be put together: their formats differ",
                     tensor=other.parameter,
                     hint="keep the projections apart, or give them one `quant`",
                 )
             if other.shape[1:] != first.shape[1:]:
                 raise ShapeMismatchError(
-                    f"{first.parameter!r} {list(first.shape)} and {other.parameter!r} {list(other.shape)} cannot be "
-                    "put together along rows",
+                    f"{first.parameter!r} {list(first.shape)} and {other.parameter!r} {list(other.shape)} "
+                    "cannot be put together along rows",
                     tensor=other.parameter,
                 )
         shape = (sum(recipe.shape[0] for recipe in recipes), *first.shape[1:])
@@ -182,7 +183,8 @@ class Recipe:
         wanted = formats.nbytes(self.format, self.shape)
         if data.nbytes != wanted:
             raise ShapeMismatchError(
-                f"{self.parameter!r}: {data.nbytes} bytes read, {self.format} of {list(self.shape)} takes {wanted}",
+                f"{self.parameter!r}: {data.nbytes} bytes read, {self.format} of {list(self.shape)} takes "
+                f"{wanted}",
                 tensor=self.parameter,
             )
         return RawTensor(self.format, self.shape, data)
@@ -190,4 +192,4 @@ class Recipe:
 
 def same_elements(found: Sequence[int], wanted: Sequence[int]) -> bool:
     """Whether two shapes differ in dimensions of 1 at most: [H] in the file for [1, H] in the model."""
-    return math.prod(found) == math.prod(wanted) and [d for d in found if d != 1] == [d for d in wanted if d != 1]
+    return [size for size in found if size != 1] == [size for size in wanted if size != 1]

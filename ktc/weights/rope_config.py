@@ -1,4 +1,4 @@
-"""Rotary embedding settings: from GGUF metadata and `rope_freqs.weight` to transformers' `rope_parameters`."""
+"""Rotary embedding settings: from GGUF metadata and `rope_freqs.weight` to `rope_parameters`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from ktc.errors import UnsupportedModelError
 from ktc.weights.hyper import Hyper
 
 DEFAULT_BASE = 10000.0
-# (low, high, original context) of the Llama 3 scaling; the published models use only this one, with factor 8 or 32.
+# (low, high, original context) of the Llama 3 scaling; the published models use only this one, with factor 8
+# or 32.
 _LLAMA3 = (1.0, 4.0, 8192)
 
 
@@ -50,7 +51,10 @@ def scaling_parameters(hyper: Hyper) -> dict[str, Any]:
         return {"rope_type": "linear", "factor": factor}
     if kind != "yarn":
         raise hyper.unsupported(key, f"is {kind!r}; ktc knows none, linear and yarn")
-    if hyper.number("rope.scaling.attn_factor", 1.0) != 1.0 or hyper.number("rope.scaling.yarn_attn_factor", 1.0) != 1:
+    if (
+        hyper.number("rope.scaling.attn_factor", 1.0) != 1.0
+        or hyper.number("rope.scaling.yarn_attn_factor", 1.0) != 1
+    ):
         raise hyper.unsupported("rope.scaling.yarn_attn_factor", "other values than 1 are not supported")
     if hyper.number("rope.scaling.yarn_ext_factor", 1.0) != 1.0:
         raise hyper.unsupported("rope.scaling.yarn_ext_factor", "other values than 1 are not supported")
@@ -67,8 +71,8 @@ def scaling_parameters(hyper: Hyper) -> dict[str, Any]:
 def llama3_factors(base: float, head_dim: int, factor: float) -> npt.NDArray[np.float64]:
     """float64[head_dim / 2]: what Llama 3's scaling divides each frequency by.
 
-    Wavelengths shorter than context / high are kept, longer than context / low divided by `factor`, and between them
-    the frequency is blended linearly (Llama 3.1 reference code, `apply_scaling`).
+    Wavelengths shorter than context / high are kept, longer than context / low divided by `factor`, and
+    between them the frequency is blended linearly (Llama 3.1 reference code, `apply_scaling`).
     """
     low, high, context = _LLAMA3
     frequency = base ** -(np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
@@ -78,11 +82,14 @@ def llama3_factors(base: float, head_dim: int, factor: float) -> npt.NDArray[np.
 
 
 def llama3_parameters(hyper: Hyper, base: float, head_dim: int) -> dict[str, Any]:
-    """The settings that explain `rope_freqs.weight`, recovered from its largest value and verified against it."""
+    """The settings that explain `rope_freqs.weight`, recovered from its largest value and verified against
+    it.
+    """
     header = hyper.tensors["rope_freqs.weight"]
     if header.format != "f32" or header.shape != (head_dim // 2,):
         raise UnsupportedModelError(
-            f"tensor 'rope_freqs.weight' is {header.format} {list(header.shape)}, expected f32 [{head_dim // 2}]",
+            f"tensor 'rope_freqs.weight' is {header.format} {list(header.shape)}, expected f32 "
+            f"[{head_dim // 2}]",
             file=header.file,
             tensor=header.name,
         )

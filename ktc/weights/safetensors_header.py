@@ -1,6 +1,7 @@
 """The header of a safetensors file, checked: names, types, shapes and byte ranges; no tensor is read.
 
-Format: https://huggingface.co/docs/safetensors. Eight bytes of length, a JSON object of that length, the data.
+Format: https://huggingface.co/docs/safetensors. Eight bytes of length, a JSON object of that length, the
+    data.
 """
 
 from __future__ import annotations
@@ -8,8 +9,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ktc.errors import SafetensorsError
 from ktc.weights.tensor import TensorHeader
@@ -42,13 +44,19 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-                raise SafetensorsError(f"truncated or no safetensors file: header of {length} bytes", file=path)
+                raise SafetensorsError(
+                    f"truncated or no safetensors file: header of {length} bytes", file=path
+                )
             text = stream.read(length)
     except OSError as error:
         raise SafetensorsError(f"cannot be read: {error}", file=path) from error
     entries = parse_json(text, path)
     start = 8 + length
-    headers = {name: _entry(name, entry, start, size, path) for name, entry in entries.items() if name != "__metadata__"}
+    headers = {
+        name: _entry(name, entry, start, size, path)
+        for name, entry in entries.items()
+        if name != "__metadata__"
+    }
     _refuse_overlap(headers, path)
     return headers
 
@@ -95,12 +103,14 @@ def _entry(name: str, entry: Any, start: int, size: int, path: Path) -> TensorHe
     return TensorHeader(name, kind, tuple(shape), nbytes, path, start + offsets[0])
 
 
-def _integers(values: Any) -> bool:
+def _integers(values: Any) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)
 
 
 def _refuse_overlap(headers: Mapping[str, TensorHeader], path: Path) -> None:
     ordered = sorted((h for h in headers.values() if h.nbytes), key=lambda header: header.offset)
-    for before, after in zip(ordered, ordered[1:], strict=False):
+    for before, after in pairwise(ordered):
         if before.offset + before.nbytes > after.offset:
-            raise SafetensorsError(f"tensors {before.name!r} and {after.name!r} overlap", file=path, tensor=after.name)
+            raise SafetensorsError(
+                f"tensors {before.name!r} and {after.name!r} overlap", file=path, tensor=after.name
+            )

@@ -1,4 +1,4 @@
-"""A Hugging Face folder (config.json, safetensors in one or several files, tokenizer) as a source of weights."""
+"""A Hugging Face folder (config.json, safetensors in one or several files, tokenizer) as a source."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ktc.errors import SafetensorsError, TokenizerError, UnsupportedModelError, WeightError
+from ktc.errors import SafetensorsError, TokenizerError, WeightError
+from ktc.weights.config_only import load_config
 from ktc.weights.safetensors_header import MAX_HEADER_BYTES, parse_json, read_header
 from ktc.weights.source import Binding, WeightSource
 from ktc.weights.state_names import bind_state
@@ -43,18 +44,10 @@ class SafetensorsSource(WeightSource):
         """The configuration in config.json.
 
         Raises:
-            UnsupportedModelError: transformers does not know the model type, or the file is not valid. Code that
-                comes with a model is never run.
+            UnsupportedModelError: transformers does not know the model type, or the file is not valid. Code
+                that comes with a model is never run.
         """
-        from transformers import AutoConfig
-
-        try:
-            config = AutoConfig.from_pretrained(self._folder, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UnsupportedModelError(
-                f"transformers refuses the configuration: {error}", file=self._folder / "config.json"
-            ) from error
-        return config
+        return load_config(self._folder / "config.json")
 
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
         """The folder's tokenizer, or None when it has none.
@@ -67,11 +60,15 @@ class SafetensorsSource(WeightSource):
         from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self._folder, local_files_only=True, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(
+                self._folder, local_files_only=True, trust_remote_code=False
+            )
         except Exception as error:  # the tokenizers library raises bare Exception
             raise TokenizerError(f"transformers refuses the tokenizer: {error}", file=self._folder) from error
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
-            raise TokenizerError(f"the folder holds a {type(tokenizer).__name__}, no tokenizer", file=self._folder)
+            raise TokenizerError(
+                f"the folder holds a {type(tokenizer).__name__}, no tokenizer", file=self._folder
+            )
         return tokenizer
 
     def headers(self) -> Mapping[str, TensorHeader]:
@@ -91,7 +88,9 @@ class SafetensorsSource(WeightSource):
                 self._maps[header.file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         mapped = self._maps[header.file]
         if header.offset + header.nbytes > len(mapped):
-            raise SafetensorsError("the file became shorter after it was opened", file=header.file, tensor=header.name)
+            raise SafetensorsError(
+                "the file became shorter after it was opened", file=header.file, tensor=header.name
+            )
         return np.frombuffer(mapped, np.uint8, header.nbytes, header.offset)
 
 
@@ -103,7 +102,9 @@ def _read_folder(folder: Path) -> dict[str, TensorHeader]:
         if single in files:
             files = [single]  # other files beside it are copies in other forms (consolidated, adapters)
         elif len(files) > 1:
-            raise SafetensorsError(f"{len(files)} safetensors files, but no {INDEX} that says what they hold", file=folder)
+            raise SafetensorsError(
+                f"{len(files)} safetensors files, but no {INDEX} that says what they hold", file=folder
+            )
         return read_header(files[0])
     if index.stat().st_size > MAX_HEADER_BYTES:
         raise SafetensorsError("the index is too large", file=index)
@@ -113,10 +114,16 @@ def _read_folder(folder: Path) -> dict[str, TensorHeader]:
     merged: dict[str, TensorHeader] = {}
     for name in sorted(set(weight_map.values())):
         if Path(name).name != name or not name.endswith(".safetensors"):
-            raise SafetensorsError(f"names the file {name!r}, which is not a safetensors file of the folder", file=index)
+            raise SafetensorsError(
+                f"names the file {name!r}, which is not a safetensors file of the folder", file=index
+            )
         if not (folder / name).is_file():
-            raise SafetensorsError(f"names the file {name!r}, which is missing", file=index, hint="download all files")
-        merged.update({t: header for t, header in read_header(folder / name).items() if weight_map.get(t) == name})
+            raise SafetensorsError(
+                f"names the file {name!r}, which is missing", file=index, hint="download all files"
+            )
+        merged.update(
+            {t: header for t, header in read_header(folder / name).items() if weight_map.get(t) == name}
+        )
     missing = [tensor for tensor in weight_map if tensor not in merged]
     if missing:
         raise SafetensorsError(

@@ -41,7 +41,9 @@ class Binding:
         """Every missing tensor and every problem as a typed error."""
         missing = tuple(
             MissingTensorError(
-                f"no tensor for parameter {parameter!r}", tensor=parameter, hint=f"looked for {', '.join(names)}"
+                f"no tensor for parameter {parameter!r}",
+                tensor=parameter,
+                hint=f"looked for {', '.join(names)}",
             )
             for parameter, names in self.missing.items()
         )
@@ -61,7 +63,9 @@ class WeightSource(ABC):
 
     @abstractmethod
     def config(self) -> PreTrainedConfig:
-        """The Hugging Face configuration; `architectures[0]` names the model class. A fresh copy at each call."""
+        """The Hugging Face configuration; `architectures[0]` names the model class. A fresh copy at each
+        call.
+        """
 
     @abstractmethod
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
@@ -88,8 +92,8 @@ def open_source(where: str | Path) -> WeightSource:
     """Opens a model.
 
     Args:
-        where: a `.gguf` file (any part of a split one), a folder of split GGUF files, a folder with config.json and
-            safetensors, or a Hugging Face hub id ("owner/name").
+        where: a `.gguf` file (any part of a split one), a folder of split GGUF files, a folder with
+            config.json and safetensors, or a Hugging Face hub id ("owner/name").
 
     Raises:
         SourceNotFoundError: there is no such place, or nothing readable in it.

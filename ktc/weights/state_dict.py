@@ -88,7 +88,9 @@ class StateDictSource(WeightSource):
     def bind(
         self, parameters: Mapping[str, tuple[int, ...]], config: PreTrainedConfig | None = None
     ) -> Binding:
-        """Finds every parameter under its own name; a tied `lm_head.weight` may be missing from the state dict."""
+        """Finds every parameter under its own name; a tied `lm_head.weight` may be missing from the state
+        dict.
+        """
         return bind_state(self._headers, parameters, tied=bool(getattr(config, "tie_word_embeddings", False)))
 
     def data(self, header: TensorHeader) -> npt.NDArray[np.uint8]:

@@ -1,7 +1,8 @@
 """Where a parameter is found among tensors that bear Hugging Face names: checkpoints and state dicts.
 
-Mostly under its own name. Checkpoints of mixture-of-experts models hold one matrix an expert, which transformers 5
-keeps fused; a checkpoint of the bare model lacks the "model." prefix; tied embeddings are stored once.
+Mostly under its own name. Checkpoints of mixture-of-experts models hold one matrix an expert, which
+transformers 5 keeps fused; a checkpoint of the bare model lacks the "model." prefix; tied embeddings are
+stored once.
 """
 
 from __future__ import annotations
@@ -59,6 +60,10 @@ def _candidates(parameter: str, shape: tuple[int, ...], tied: bool) -> list[list
     if (match := _EXPERTS.fullmatch(parameter)) and len(shape) == 3:
         for patterns in _PER_EXPERT[match["which"]]:
             ways.append(
-                [(match["layer"] + pattern.format(e=expert),) for expert in range(shape[0]) for pattern in patterns]
+                [
+                    (match["layer"] + pattern.format(e=expert),)
+                    for expert in range(shape[0])
+                    for pattern in patterns
+                ]
             )
     return ways

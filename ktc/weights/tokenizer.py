@@ -61,7 +61,9 @@ def _byte_level_bpe(metadata: Metadata, vocabulary: Vocabulary) -> Tokenizer:
     name = metadata.text(key, "default")
     kind = KINDS.get(name)
     if kind is None:
-        raise error(metadata, key, f"is {name!r}, an unknown way to cut text", f"ktc knows {', '.join(KINDS)}")
+        raise error(
+            metadata, key, f"is {name!r}, an unknown way to cut text", f"ktc knows {', '.join(KINDS)}"
+        )
     model = models.BPE(
         vocab=dict(vocabulary.ids),
         merges=_merges(metadata, vocabulary),
@@ -91,13 +93,17 @@ def _merges(metadata: Metadata, vocabulary: Vocabulary) -> list[tuple[str, str]]
             raise error(metadata, key, f"{rule[:80]!r} is not two tokens with a space between")
         for token in (left, right, left + right):
             if token not in vocabulary.ids:
-                raise error(metadata, key, f"rule {rule[:80]!r} needs the token {token[:80]!r}, which does not exist")
+                raise error(
+                    metadata, key, f"rule {rule[:80]!r} needs the token {token[:80]!r}, which does not exist"
+                )
         merges.append((left, right))
     return merges
 
 
 def _sentencepiece_bpe(metadata: Metadata, vocabulary: Vocabulary) -> Tokenizer:
-    """SentencePiece's BPE: the merge that makes the token of the highest score comes first; unknown text as bytes."""
+    """SentencePiece's BPE: the merge that makes the token of the highest score comes first; unknown text as
+    bytes.
+    """
     key = PREFIX + "scores"
     scores = metadata.numbers(key).tolist()
     if len(scores) != len(vocabulary.tokens):
@@ -132,8 +138,8 @@ def _sentencepiece_bpe(metadata: Metadata, vocabulary: Vocabulary) -> Tokenizer:
 def score_merges(vocabulary: Vocabulary, scores: list[float]) -> list[tuple[str, str]]:
     """Every way to make a token from two others, the best score first, ties in the order of ids.
 
-    SentencePiece has no merge list: it joins whichever neighbours make the known token of the highest score. As a
-    list of pairs this is the same order, because the score belongs to the result alone.
+    SentencePiece has no merge list: it joins whichever neighbours make the known token of the highest score.
+    As a list of pairs this is the same order, because the score belongs to the result alone.
     """
     mergeable = {
         token: index
@@ -150,14 +156,20 @@ def score_merges(vocabulary: Vocabulary, scores: list[float]) -> list[tuple[str,
 
 
 def _add_special_tokens(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
-    """Control tokens are matched in the text and hidden when decoding without specials; user-defined are matched."""
+    """Control tokens are matched in the text and hidden when decoding without specials; user-defined are
+    matched.
+    """
     control = vocabulary.of_type(TokenType.CONTROL, TokenType.UNKNOWN)
     user = vocabulary.of_type(TokenType.USER_DEFINED)
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in control if token])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, normalized=False, special=True) for token in control if token]
+    )
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in user if token])
 
 
-def _post_processor(metadata: Metadata, vocabulary: Vocabulary, *, default_bos: bool) -> processors.TemplateProcessing:
+def _post_processor(
+    metadata: Metadata, vocabulary: Vocabulary, *, default_bos: bool
+) -> processors.TemplateProcessing:
     """Puts bos before and eos after the text when the file, or the kind's default, says so."""
     used = []
     parts = {"bos": "", "eos": ""}
@@ -188,13 +200,21 @@ def _wrap(metadata: Metadata, vocabulary: Vocabulary, tokenizer: Tokenizer) -> P
         "pad_token": vocabulary.special_token("padding"),
         "mask_token": vocabulary.special_token("mask"),
     }
-    ends = {f"{role}_token": vocabulary.special_token(role) for role in ("eot", "eom") if role in vocabulary.special}
+    ends = {
+        f"{role}_token": vocabulary.special_token(role)
+        for role in ("eot", "eom")
+        if role in vocabulary.special
+    }
     architecture = metadata.text("general.architecture", "")
     context = f"{architecture}.context_length"
     templates = dict(vocabulary.templates)
-    wrapped = PreTrainedTokenizerFast(
+    wrapped: PreTrainedTokenizerBase = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
-        **{role: AddedToken(text, normalized=False, special=True) for role, text in named.items() if text is not None},
+        **{
+            role: AddedToken(text, normalized=False, special=True)
+            for role, text in named.items()
+            if text is not None
+        },
         **({"extra_special_tokens": ends} if ends else {}),
         model_max_length=metadata.integer(context, low=1) if context in metadata else 1 << 30,
         model_input_names=["input_ids", "attention_mask"],

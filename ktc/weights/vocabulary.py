@@ -34,7 +34,8 @@ class Vocabulary:
     Attributes:
         tokens: the text of each id, all different. types: the type of each id.
         ids: the id of each token.
-        special: ids by role: "bos", "eos", "eot", "eom", "unknown", "padding", "mask"; only those the file gives.
+        special: ids by role: "bos", "eos", "eot", "eom", "unknown", "padding", "mask"; only those the file
+            gives.
         templates: chat templates by name; "default" for the main one.
     """
 
@@ -104,6 +105,8 @@ def _templates(metadata: Metadata) -> dict[str, str]:
         if key in metadata:
             text = metadata.text(key)
             if len(text) > MAX_TEMPLATE_BYTES:
-                raise error(metadata, key, f"is {len(text)} characters long; at most {MAX_TEMPLATE_BYTES} are allowed")
+                raise error(
+                    metadata, key, f"is {len(text)} characters long; at most {MAX_TEMPLATE_BYTES} are allowed"
+                )
             templates[name] = text
     return templates

@@ -1,4 +1,4 @@
-"""Writes a Hugging Face model as a GGUF file, the way llama.cpp's converter does, or as a safetensors folder."""
+"""Writes a Hugging Face model as a GGUF file, as llama.cpp's converter does, or as a safetensors folder."""
 
 from __future__ import annotations
 
@@ -46,10 +46,12 @@ _GEMMA_LAYER = {
     "post_feedforward_layernorm": "post_ffw_norm",
 }
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + "
-    "'\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] "
+    "+ '<|im_end|>' + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-_PAIRS = "Ġ t|h e|i n|Ġ a|Ġt he|e r|o n|r e|a t|e n|Ġ s|l l|Ġ w|o r|Ġ c|Ġ p|Ġ o|Ġ f|Ġ b|i s|Ġ d|e s".split("|")
+_MERGES = """Ġ t|h e|i n|Ġ a|Ġt he|e r|o n|r e|a t|e n|Ġ s|l l|Ġ w|o r|Ġ c|Ġ p|Ġ o|Ġ f|Ġ b|i s|Ġ d|e s"""
+_PAIRS = tuple(_MERGES.split("|"))
 
 Floats = npt.NDArray[np.float32]
 
@@ -217,7 +219,9 @@ def byte_alphabet() -> list[str]:
 
 
 def add_tokenizer(writer: gguf.GGUFWriter, size: int, pre: str = "qwen2") -> None:
-    """Adds a vocabulary: 256 bytes, three control tokens at 256, a few merges, and unused tokens up to `size`."""
+    """Adds a vocabulary: 256 bytes, three control tokens at 256, a few merges, and unused tokens up to
+    `size`.
+    """
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     tokens = byte_alphabet() + specials + [pair.replace(" ", "") for pair in _PAIRS]
     if size < len(tokens):

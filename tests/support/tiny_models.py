@@ -1,4 +1,6 @@
-"""Small models with random weights whose norms and biases are not trivial, so that every transformation shows."""
+"""Small models with random weights whose norms and biases are not trivial, so that every transformation
+shows.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,8 @@ def tiny_model(architecture: str, *, seed: int = 0, **changes: Any) -> PreTraine
     """A float32 model in eval mode.
 
     Args:
-        architecture: a transformers model type: llama, qwen2, qwen3, gemma3_text, mixtral, qwen2_moe, qwen3_moe.
+        architecture: a transformers model type: llama, qwen2, qwen3, gemma3_text, mixtral, qwen2_moe,
+            qwen3_moe.
         seed: of the random weights. changes: configuration fields other than the small defaults.
     """
     fields = {**_BASE, **_ARCHITECTURES[architecture], **changes}

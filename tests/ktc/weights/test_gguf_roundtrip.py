@@ -59,7 +59,9 @@ def test_config_makes_the_same_model(architecture: str, tied: bool, tmp_path: Pa
     assert config.architectures == [type(model).__name__]
     assert config.tie_word_embeddings == tied
     binding = source.bind(shapes(model), config)
-    state = {name: torch.from_numpy(dequantized(source.read(r)).copy()) for name, r in binding.recipes.items()}
+    state = {
+        name: torch.from_numpy(dequantized(source.read(r)).copy()) for name, r in binding.recipes.items()
+    }
     again = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
     again.load_state_dict(state)
     ids = torch.randint(3, 250, (1, 40), generator=torch.Generator().manual_seed(1))
@@ -90,7 +92,9 @@ def test_biases_are_permuted_with_their_rows(tmp_path: Path) -> None:
     assert not binding.errors()
     for which in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.up_proj"):
         name = f"model.layers.0.{which}.bias"
-        assert np.array_equal(dequantized(source.read(binding.recipes[name])), model.state_dict()[name].numpy())
+        assert np.array_equal(
+            dequantized(source.read(binding.recipes[name])), model.state_dict()[name].numpy()
+        )
 
 
 def test_tensors_that_need_no_change_are_views_of_the_file(tmp_path: Path) -> None:
