@@ -1,4 +1,4 @@
-"""Real values for the small non-persistent buffers of a model on the meta device: `inv_freq`, `embed_scale`."""
+"""Real values for the non-persistent buffers of a model on the meta device: `inv_freq`, `embed_scale`."""
 
 from __future__ import annotations
 

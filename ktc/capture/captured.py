@@ -39,10 +39,11 @@ class Captured:
     """A captured model.
 
     Attributes:
-        module: the graph; parameters are meta tensors under the user's names, small non-persistent buffers are real.
+        module: the graph; parameters are meta tensors under the user's names, non-persistent buffers real.
         caches: one record an attention layer, empty for modules that are no language model.
         inputs: names of the placeholders, in order.
-        output_spec: pytree of a module's outputs, whose leaves the graph returns as a tuple; None for language models.
+        output_spec: pytree of a module's outputs, whose leaves the graph returns as a tuple; None for a
+            language model.
         kind: whether the graph has the language model's inputs.
         dims: symbol of each named dimension in the graph's shapes ("tokens" -> "s17").
         limits: largest size of a dimension that the model's code allows, for those it limits.
@@ -69,9 +70,10 @@ class Captured:
         return {self.dims[name]: size for name, size in dims.items()}
 
     def step_sizes(self, tokens: int, sequences: int = 1, context: int = 0) -> dict[str, int]:
-        """Sizes by symbol of a language model's step: `tokens` new ones of `sequences` that reach `context` each.
+        """Sizes by symbol of a language model's step.
 
-        One row of logits is wanted for each sequence.
+        `tokens` are the new ones of all `sequences`, `context` the cached ones of each after the step. One
+        row of logits is wanted for each sequence.
         """
         blocks = -(-max(context, -(-tokens // max(sequences, 1))) // self.block_size)
         named = {

@@ -1,4 +1,4 @@
-"""Which recorded calls change a tensor in place, so that dead-code removal keeps them; operators behind methods."""
+"""Which recorded calls change a tensor in place, so that dead-code removal keeps them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.fx as fx
-
 
 _UNARY = ("neg", "invert", "abs", "pos")
 _BINARY = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import TracebackType
 
@@ -35,7 +36,7 @@ class CaptureError(KtcError):
 
 
 def model_line(traceback: TracebackType | None) -> str:
-    """The innermost "file:line" of a traceback that lies neither in torch nor in this package; "" without one."""
+    """The innermost "file:line" of a traceback outside torch and this package; "" without one."""
     found = ""
     while traceback is not None:
         file = traceback.tb_frame.f_code.co_filename
@@ -46,9 +47,7 @@ def model_line(traceback: TracebackType | None) -> str:
 
 
 def calling_line() -> str:
-    """The innermost "file:line" of the running stack that lies neither in torch nor in this package."""
-    import sys
-
+    """The innermost "file:line" of the running stack outside torch and this package."""
     frame = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename

@@ -1,7 +1,7 @@
-"""The "ktc" entries in transformers' attention and experts registries, through which models hand us whole ops.
+"""The "ktc" entries in transformers' registries, through which models hand over attention and experts.
 
-No "ktc" entry is made in the mask registry: transformers then builds no mask at all, which is what we want, since
-kt.attention derives causality and windows from positions.
+No "ktc" entry is made in the mask registry: transformers then builds no mask at all, which is what we want,
+since kt.attention derives causality and windows from positions.
 """
 
 from __future__ import annotations

@@ -28,9 +28,9 @@ INPUTS: tuple[tuple[str, tuple[int | str, ...], torch.dtype], ...] = (
 def capture_language_model(model: PreTrainedModel, *, block_size: int = 32, stamp: bool = True) -> Captured:
     """The graph of a model made by `meta_model`.
 
-    Its inputs are `INPUTS`, of T tokens and B sequences: input_ids and positions int64[1, T], seq_starts int32[B+1],
-    context_lens int32[B], block_tables int32[B, NB], slots int64[T], logits_index int64[K]. It returns logits
-    [1, K, V] of the tokens that logits_index picks.
+    Its inputs are `INPUTS`, of T tokens and B sequences: input_ids and positions int64[1, T], seq_starts
+    int32[B+1], context_lens int32[B], block_tables int32[B, NB], slots int64[T], logits_index int64[K]. It
+    returns logits [1, K, V] of the tokens that logits_index picks.
 
     Args:
         model: parameters on the meta device or anywhere; none is read.
@@ -78,7 +78,7 @@ def capture_language_model(model: PreTrainedModel, *, block_size: int = 32, stam
 
 
 def _logits(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> Any:
-    """Calls the model; only the wanted rows of the hidden states reach the head, where the model can do that."""
+    """Calls the model; where it can, only the wanted rows of the hidden states reach its head."""
     keep = "logits_to_keep" in inspect.signature(model.forward).parameters
     extra = {"logits_to_keep": inputs["logits_index"]} if keep else {}
     out = model(

@@ -12,7 +12,7 @@ from ktc.capture.buffers import realise_buffers
 
 
 def meta_model(config: PretrainedConfig, dtype: torch.dtype | str = torch.float32) -> PreTrainedModel:
-    """The causal language model of `config`, parameters on the meta device, small buffers with their real values.
+    """The causal language model of `config`: parameters on the meta device, non-persistent buffers real.
 
     Args:
         config: of an architecture that transformers knows; it is not changed.
@@ -23,12 +23,12 @@ def meta_model(config: PretrainedConfig, dtype: torch.dtype | str = torch.float3
         ValueError: transformers has no causal language model for the configuration.
     """
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
             copy.deepcopy(config),
             dtype=getattr(torch, dtype) if isinstance(dtype, str) else dtype,
             attn_implementation=interfaces.NAME,
             experts_implementation=interfaces.NAME,
         )
-    model.eval()
+    model.train(False)
     realise_buffers(model)
     return model

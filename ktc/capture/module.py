@@ -26,18 +26,18 @@ def capture_module(
 ) -> Captured:
     """The graph of `model(**example)`; ops outside the dialect stay the torch functions that the model calls.
 
-    The graph returns a tuple of the output's leaves; `torch.utils._pytree.tree_unflatten(leaves, output_spec)` makes
-    the model's own output type of them.
+    The graph returns a tuple of the output's leaves, of which `torch.utils._pytree.tree_unflatten(leaves,
+    output_spec)` makes the model's own output type.
 
     Args:
         model: any module, on the CPU or on meta; its training-only parts must be off (`model.eval()`).
         example: tensors by keyword of `forward`; only shapes and dtypes are used.
-        dynamic: names of symbolic dimensions by input and dimension; equal names are equal sizes. Without it the
-            dimensions of two-dimensional integer inputs are "batch" and "sequence", all others are fixed.
+        dynamic: names of symbolic dimensions by input and dimension; equal names are equal sizes. Without it
+            the dimensions of two-dimensional integer inputs are "batch" and "sequence", all others are fixed.
         stamp: trace structurally equal layers once.
 
     Raises:
-        CaptureError: data-dependent control flow, or a forward pass that assumes a size of a dynamic dimension.
+        CaptureError: data-dependent control flow, or code that assumes a size of a dynamic dimension.
     """
     if any(
         module.training and isinstance(module, nn.modules.dropout._DropoutNd) for module in model.modules()

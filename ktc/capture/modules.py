@@ -50,7 +50,7 @@ def _by_class(module: nn.Module) -> ModuleLift | None:
 
 
 def on_trial(module: nn.Module, tensors: dict[str, torch.Tensor]) -> nn.Module:
-    """A copy of a module without children whose parameters are `tensors`; the module itself stays as it is."""
+    """A copy of a module without children with other parameters; the module itself stays as it is."""
     trial = type(module).__new__(type(module))
     trial.__dict__.update(module.__dict__)
     trial.__dict__["_parameters"] = {key: nn.Parameter(value, False) for key, value in tensors.items()}
@@ -59,7 +59,7 @@ def on_trial(module: nn.Module, tensors: dict[str, torch.Tensor]) -> nn.Module:
 
 
 def _rms_norm(module: nn.Module, verified: dict[Any, Any]) -> ModuleLift | None:
-    """The class's own forward on random data decides whether, with which eps and offset, it is kt.rms_norm."""
+    """The class's own forward on random data decides whether it is kt.rms_norm, and with which constants."""
     weight = module._parameters.get("weight")
     if weight is None or weight.dim() != 1 or len(module._parameters) != 1 or list(module.children()):
         return None

@@ -1,10 +1,10 @@
 """Rotary embeddings: which modules make kt.rotary's tables and which functions apply them, found by trial.
 
-A model's rotary module returns its tables in one of three forms; its `apply_rotary…` function takes that form:
+A model's rotary module returns its tables in one of three forms; its `apply_rotary…` function takes it:
     full     (cos, sin), each [1, T, D], halves repeated      what kt.rotary returns
     half     (cos, sin), each [1, T, D/2]                      GPT-OSS
     complex  cos + i sin, [1, T, D/2]                          DeepSeek-V2
-and turns pairs in one of three layouts, see `LAYOUTS`. Both are run on random data and compared with the reference;
+and turns pairs in one of three layouts, see `LAYOUTS`. Both are run on data and compared with the reference;
 what does not agree within 1e-6 stays at torch level.
 """
 
@@ -38,7 +38,7 @@ _POSITIONS = torch.tensor([[0, 1, 2, 17, 255, 1000, 4095]])
 
 
 def rotary_lifts(root: nn.Module, tracer: Callable[[], Tracer]) -> dict[int, ModuleLift]:
-    """Lifts of the rotary embedding modules under `root`, by id; their inverse frequencies must be real tensors."""
+    """Lifts of the rotary embedding modules under `root`, by id; their frequencies must be real tensors."""
     lifts: dict[int, ModuleLift] = {}
     for module in root.modules():
         if re.search(r"RotaryEmbedding$", type(module).__name__) and not list(module.children()):
@@ -54,7 +54,7 @@ def _layer_types(module: nn.Module) -> tuple[str | None, ...]:
 
 
 def _find_tables(module: nn.Module, kind: str | None) -> tuple[str, float, Form] | None:
-    """(buffer of inverse frequencies, scaling, form) with which kt.rotary is the module's forward, or None."""
+    """(buffer of frequencies, scaling, form) with which kt.rotary is the module's forward, or None."""
     types = getattr(module, "rope_type", "default")
     rope_type = types.get(kind, "") if isinstance(types, dict) else types
     if not isinstance(rope_type, str) or any(word in rope_type for word in _STATEFUL):
@@ -107,7 +107,7 @@ def _lift(
 def apply_lifts(
     root: nn.Module, tracer: Callable[[], Tracer]
 ) -> dict[tuple[ModuleType, str], Callable[..., Any]]:
-    """Replacements of the `apply_rotary…` globals of the model's own modules, for those that a trial identified."""
+    """Replacements of those `apply_rotary…` globals of the model's own code that a trial identified."""
     replacements: dict[tuple[ModuleType, str], Callable[..., Any]] = {}
     for owner in {type(module).__module__ for module in root.modules()}:
         code = sys.modules.get(owner)
@@ -157,9 +157,9 @@ def _turn(
 def _to_halves(x: torch.Tensor, width: int) -> torch.Tensor:
     """The first `width` elements of a head, all first of a pair before all second."""
     if x.shape[-1] != width:
-        head, tail = x.split([width, x.shape[-1] - width], dim=-1)
+        head, tail = x[..., :width], x[..., width:]
         return torch.cat((_to_halves(head, width), tail), dim=-1)
-    return x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
+    return torch.unflatten(x, -1, (-1, 2)).transpose(-1, -2).flatten(-2)
 
 
 def _replacement(
@@ -190,7 +190,7 @@ def _replacement(
 
 
 def _full_tables(values: list[Any], tracer: Tracer) -> tuple[Form, torch.Tensor, torch.Tensor] | None:
-    """kt.rotary's own tables behind what a model passes to its function; None when they are of another origin."""
+    """kt.rotary's own tables behind what a model passes to its function; None for tables of other origin."""
     if not values or not isinstance(values[0], torch.Tensor) or id(values[0]) not in tracer.tables:
         return None
     cos, sin = tracer.tables[id(values[0])]

@@ -47,10 +47,9 @@ def trace(root: nn.Module, tracer: Tracer, forward: Callable[[], Any]) -> Any:
     except CaptureError:
         raise
     except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
         raise CaptureError(
-            f"the forward pass failed on symbolic inputs: {type(error).__name__}: {str(error).splitlines()[0]}"
-            if str(error)
-            else f"the forward pass failed on symbolic inputs: {type(error).__name__}",
+            f"the forward pass failed on symbolic inputs: {type(error).__name__}: {reason}",
             module=tracer.failed_in or "",
             source=model_line(error.__traceback__),
         ) from error
@@ -59,7 +58,7 @@ def trace(root: nn.Module, tracer: Tracer, forward: Callable[[], Any]) -> Any:
 def graph_module(root: nn.Module, tracer: Tracer) -> tuple[fx.GraphModule, tuple[str, ...]]:
     """The graph on meta parameters, and the names that a state dict must supply.
 
-    Non-persistent buffers and constants keep their values; every other tensor is represented on the meta device.
+    Non-persistent buffers and constants keep their values; every other tensor is on the meta device.
     """
     state = {name for name, _ in (*root.named_parameters(remove_duplicate=False), *_persistent_buffers(root))}
     tensors: dict[str, Any] = {}

@@ -12,8 +12,8 @@ from ktc.grammar.sites import Site
 def module_sites(model: nn.Module) -> list[Site]:
     """One site for every named module, the root ("") first, in the model's order.
 
-    A module's layer is the index after its outermost ModuleList, if that list has one entry a decoder layer (the
-    configuration's `num_hidden_layers`) or there is no configuration to ask.
+    A module's layer is the index after its outermost ModuleList, if that list has one entry a decoder layer
+    (the configuration's `num_hidden_layers`) or there is no configuration to ask.
     """
     layers = getattr(getattr(model, "config", None), "num_hidden_layers", None)
     lists = [

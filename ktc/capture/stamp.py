@@ -35,7 +35,7 @@ class Template:
 
 
 def fingerprint(module: nn.Module) -> tuple[Any, ...]:
-    """Classes, plain attributes, tensor shapes and dtypes of a module and its children, without layer indices."""
+    """Classes, attributes, tensor shapes and dtypes of a module and its children, without layer indices."""
     return tuple(_parts(module))
 
 
@@ -79,7 +79,7 @@ def stampable(root: nn.Module) -> frozenset[int]:
 
 
 def layer_indices(template: nn.Module, other: nn.Module) -> dict[int, int]:
-    """For structurally equal modules: each `layer_idx` of the template and the one in its place in the other."""
+    """For structurally equal modules: each `layer_idx` of the template and the one in its place."""
     indices: dict[int, int] = {}
     for mine, theirs in zip(template.modules(), other.modules(), strict=True):
         index = getattr(mine, "layer_idx", None)

@@ -1,4 +1,4 @@
-"""The symbolic dimensions of a capture: fake inputs of named sizes, and the guards that tracing left on them."""
+"""The symbolic dimensions of a capture: fake inputs of named sizes, and what tracing assumed of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import sympy
+import sympy  # type: ignore[import-untyped]
 import torch
 from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -74,7 +74,7 @@ class Dims:
             if bound is None:
                 readable = guard.expr.subs({symbol: sympy.Symbol(name) for symbol, name in names.items()})
                 raise CaptureError(
-                    f"the code behaves differently by input size: it was traced under the assumption {readable}",
+                    f"the code depends on an input size: it was traced under the assumption {readable}",
                     source=str(getattr(guard, "sloc", "") or "").split("\n")[0],
                     hint="make that dimension fixed, or keep the module out of the captured part",
                 )

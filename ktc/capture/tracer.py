@@ -1,7 +1,7 @@
 """The tracer: records torch-level calls of a model on fake tensors as an fx graph with the model's own names.
 
-Leaf classes and some functions are recorded as dialect ops (`lifts`), equal layers are stamped (`stamp`), everything
-else is recorded as the torch function that the model called.
+Some modules and functions are recorded as dialect ops (lifts), equal layers are stamped, everything else is
+recorded as the torch function that the model called.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Tracer(TorchFunctionMode):
         root: the model; its parameters may be on any device, meta included.
         dims: symbolic dimensions and the fake mode.
         module_lifts: forward functions to run in place of a module's own, by id of the module.
-        function_lifts: by torch function, a function (args, kwargs) that records something better and returns its
-            value, or returns NotImplemented.
+        function_lifts: by torch function, a function (args, kwargs) that records something better and returns
+            its value, or returns NotImplemented.
         stampable: ids of modules that may be traced once for all that are structurally equal.
         strip: prefix left out of node names ("model").
     """
@@ -101,7 +101,7 @@ class Tracer(TorchFunctionMode):
         return value
 
     def define_dims(self) -> None:
-        """Adds one node for each dimension, read from the first input that has it; call after the last input."""
+        """Adds a node for each dimension, read from the first input that has it."""
         for name, size in self.dims.sizes.items():
             for node in list(self.graph.nodes):
                 value = node.meta["val"]
@@ -187,7 +187,7 @@ class Tracer(TorchFunctionMode):
         return node
 
     def _name(self, target: Any, suffix: str) -> str:
-        """Node names follow the module: `layers_0_self_attn_q_proj`, with the operation where it is not the module."""
+        """`layers_0_self_attn_q_proj` for a module that is one op, else the module and the operation."""
         place = self._readable(self._stack[-1][0])
         lifted = (
             spec_of(target) is not None and bool(self._calls) and id(self._calls[-1]) in self._module_lifts
@@ -274,7 +274,7 @@ class Tracer(TorchFunctionMode):
             new = last.next
             while new is not self._body and new.op != "root":
                 values = fx.node.map_arg(new.args, lambda a: a.meta["val"])
-                new.meta.update(val=new.target(*values), stack=(), site="")
+                new.meta.update(val=_call(new.target, values), stack=(), site="")
                 new = new.next
             self._symbols[expression] = node
         return self._symbols[expression]
@@ -408,7 +408,9 @@ class Tracer(TorchFunctionMode):
             target = node.target
             if node.op == "get_attr":
                 target = self._canonical(renamed(str(target)))
-            copy_name = self._readable(target) if node.op == "get_attr" else node.name.replace(old, new, 1)
+            copy_name = (
+                self._readable(str(target)) if node.op == "get_attr" else node.name.replace(old, new, 1)
+            )
             copy = self.graph.create_node(
                 node.op,
                 target,
@@ -433,6 +435,10 @@ class Tracer(TorchFunctionMode):
             return fake
 
         return tree_map(fresh, template.output, template.output_nodes)
+
+
+def _call(function: Any, arguments: Any) -> Any:
+    return function(*arguments)
 
 
 def _has_hooks(module: nn.Module) -> bool:
