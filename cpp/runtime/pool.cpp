@@ -1,4 +1,5 @@
-// The thread pool: a gate that workers pass, ranges with cursors that they take pieces from, a futex to sleep on.
+// The thread pool: a gate that workers pass, ranges with cursors that they take pieces from, a futex to sleep
+// on.
 #include "runtime/pool.hpp"
 
 #include <atomic>
@@ -130,7 +131,8 @@ struct Pool::State {
   }
 
   void take(Range& range, int worker) {
-    while (range.next.load(std::memory_order_relaxed) < range.end && !failed.load(std::memory_order_relaxed)) {
+    while (range.next.load(std::memory_order_relaxed) < range.end &&
+           !failed.load(std::memory_order_relaxed)) {
       const int64_t begin = range.next.fetch_add(grain, std::memory_order_relaxed);
       if (begin >= range.end) return;
       body(context, begin, begin + grain < range.end ? begin + grain : range.end, worker);
@@ -149,7 +151,8 @@ struct Pool::State {
 
   bool join_loop(uint64_t seen) {
     while (seen & kOpen) {
-      if (gate.compare_exchange_weak(seen, seen + 1, std::memory_order_acquire, std::memory_order_acquire)) return true;
+      if (gate.compare_exchange_weak(seen, seen + 1, std::memory_order_acquire, std::memory_order_acquire))
+        return true;
     }
     return false;
   }
@@ -226,8 +229,8 @@ Pool* existing = nullptr;
 
 Pool::Pool(int threads) : state_(new State(threads)) {}
 
-// A child of fork has the forking thread only, and perhaps a lock that another thread held: it starts afresh and leaves
-// the old state alone (its threads do not exist here, so it cannot be destroyed).
+// A child of fork has the forking thread only, and perhaps a lock that another thread held: it starts afresh
+// and leaves the old state alone (its threads do not exist here, so it cannot be destroyed).
 void Pool::forget_after_fork() {
   current_worker = -1;
   existing->state_ = new State(existing->state_.load()->threads);
@@ -244,14 +247,17 @@ Pool& Pool::instance() {
   return *pool;
 }
 
-int Pool::threads() const { return state_.load()->threads; }
+int Pool::threads() const {
+  return state_.load()->threads;
+}
 
 void Pool::set_threads(int count) {
   if (count < 1 || count > kMaximum) {
     throw std::invalid_argument("a thread pool has 1 to " + std::to_string(kMaximum) + " threads, not " +
                                 std::to_string(count));
   }
-  if (current_worker >= 0) throw std::logic_error("the number of threads cannot change inside a parallel loop");
+  if (current_worker >= 0)
+    throw std::logic_error("the number of threads cannot change inside a parallel loop");
   static std::mutex changes;
   const std::lock_guard<std::mutex> change(changes);
   State* old = state_.load();
@@ -259,8 +265,8 @@ void Pool::set_threads(int count) {
   const std::lock_guard<std::mutex> lock(old->callers);
   state_.store(new State(count));
   old->finish();
-  // Another caller may be about to lock `old`: it finds no workers and runs alone. So it is never freed; changing the
-  // number of threads is rare and a state is small.
+  // Another caller may be about to lock `old`: it finds no workers and runs alone. So it is never freed;
+  // changing the number of threads is rare and a state is small.
 }
 
 void Pool::run(int64_t items, int64_t grain, Body body, void* context) {

@@ -1,9 +1,10 @@
 // The persistent thread pool that all kernels share.
 //
-// A parallel loop is split into one contiguous range a thread, always the same for the same length and number of
-// threads, so that a thread finds in its caches (and on its NUMA node) what it read last time; who finishes early
-// steals from the others. Workers spin for a moment between loops, then sleep. A worker that wakes too late is not
-// waited for: the loop ends when its last item is done, so that a thread more never makes a loop slower.
+// A parallel loop is split into one contiguous range a thread, always the same for the same length and number
+// of threads, so that a thread finds in its caches (and on its NUMA node) what it read last time; who
+// finishes early steals from the others. Workers spin for a moment between loops, then sleep. A worker that
+// wakes too late is not waited for: the loop ends when its last item is done, so that a thread more never
+// makes a loop slower.
 #pragma once
 
 #include <atomic>
@@ -17,8 +18,8 @@ class Pool {
   // A loop's body: items [begin, end), run by thread `worker` in [0, threads()).
   using Body = void (*)(void* context, int64_t begin, int64_t end, int worker);
 
-  // The process's pool; created at first use, and afresh in a child after fork. Never destroyed, so that threads which
-  // still run at exit touch nothing that is gone.
+  // The process's pool; created at first use, and afresh in a child after fork. Never destroyed, so that
+  // threads which still run at exit touch nothing that is gone.
   static Pool& instance();
 
   // Threads a loop uses, the caller's included.
@@ -26,13 +27,14 @@ class Pool {
 
   static constexpr int kMaximum = 1024;
 
-  // Changes the number of threads; waits for a running loop. Throws std::invalid_argument outside [1, kMaximum],
-  // std::logic_error inside a loop.
+  // Changes the number of threads; waits for a running loop. Throws std::invalid_argument outside [1,
+  // kMaximum], std::logic_error inside a loop.
   void set_threads(int count);
 
-  // Runs body over [0, items) in pieces of at most `grain` items. Returns when all are done; rethrows the first
-  // exception of a body (the rest of the loop is then skipped). Loops of several callers run one after another; a loop
-  // inside a loop, one of a single piece, and any loop of a pool with one thread run on the calling thread.
+  // Runs body over [0, items) in pieces of at most `grain` items. Returns when all are done; rethrows the
+  // first exception of a body (the rest of the loop is then skipped). Loops of several callers run one after
+  // another; a loop inside a loop, one of a single piece, and any loop of a pool with one thread run on the
+  // calling thread.
   void run(int64_t items, int64_t grain, Body body, void* context);
 
   // The same for a callable (begin, end, worker).

@@ -14,8 +14,9 @@ namespace {
 
 using ktc::runtime::Pool;
 
-// Loops over `items` from `callers` threads at once, `rounds` times each; every item counts itself. Returns how many items
-// were not run exactly `rounds * callers` times. One body throws when `fail`, and its exception must come back.
+// Loops over `items` from `callers` threads at once, `rounds` times each; every item counts itself. Returns
+// how many items were not run exactly `rounds * callers` times. One body throws when `fail`, and its
+// exception must come back.
 int64_t exercise(int64_t items, int64_t grain, int rounds, int callers, bool fail) {
   if (items < 0 || rounds < 0 || callers < 1) throw std::invalid_argument("negative sizes");
   std::vector<std::atomic<int64_t>> counts(static_cast<size_t>(items));
@@ -47,7 +48,8 @@ int64_t exercise(int64_t items, int64_t grain, int rounds, int callers, bool fai
 void ktc::bind_pool(nb::module_& m) {
   m.def(
       "threads", [] { return Pool::instance().threads(); },
-      "Threads that a kernel uses, the caller's included: one a physical core of the affinity mask, within the\n"
+      "Threads that a kernel uses, the caller's included: one a physical core of the affinity mask, within "
+      "the\n"
       "cgroup's quota, or what the environment variable KTC_THREADS said at the first use.");
   m.def(
       "set_threads", [](int count) { Pool::instance().set_threads(count); }, nb::arg("count"),
@@ -57,7 +59,7 @@ void ktc::bind_pool(nb::module_& m) {
   m.def(
       "physical_cores", [] { return static_cast<int>(runtime::physical_cores().size()); },
       "Physical cores in this process's affinity mask.");
-  m.def("_pool_exercise", &exercise, nb::arg("items"), nb::arg("grain"), nb::arg("rounds"), nb::arg("callers"),
-        nb::arg("fail"), nb::call_guard<nb::gil_scoped_release>(),
+  m.def("_pool_exercise", &exercise, nb::arg("items"), nb::arg("grain"), nb::arg("rounds"),
+        nb::arg("callers"), nb::arg("fail"), nb::call_guard<nb::gil_scoped_release>(),
         "For tests: loops from several threads at once; returns how many items (or exceptions) went wrong.");
 }

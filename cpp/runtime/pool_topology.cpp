@@ -54,7 +54,8 @@ double quota_of(const std::string& folder) {
   double period = 0;
   if (file >> quota >> period) return quota == "max" || period <= 0 ? 0 : std::atof(quota.c_str()) / period;
   long micros = 0, length = 0;
-  if (read_number(folder + "/cpu.cfs_quota_us", micros) && read_number(folder + "/cpu.cfs_period_us", length)) {
+  if (read_number(folder + "/cpu.cfs_quota_us", micros) &&
+      read_number(folder + "/cpu.cfs_period_us", length)) {
     return micros > 0 && length > 0 ? static_cast<double>(micros) / static_cast<double>(length) : 0;
   }
   return 0;

@@ -1,0 +1,144 @@
+// Linear kernels over packed float weights (f32, f16, bf16) with float activations, for the vectors of the
+// simd/ header included before.
+#pragma once
+
+#include "kernels/linear/tables.hpp"
+
+namespace ktc::kernels {
+namespace {
+
+// Columns that one pass takes, so that the weights it reads stay in L2 for the next tokens.
+constexpr int64_t kSliceColumns = 1024;
+constexpr int kManyTokens = kWidth == 16 ? 12 : 4;
+
+inline vf load_rows(const float* p, int64_t row, int64_t rows) {
+  if (row + kWidth <= rows) return vload(p + row);
+  return row < rows ? vload_n(p + row, static_cast<int>(rows - row)) : vzero();
+}
+inline void store_rows(float* p, int64_t row, int64_t rows, vf value) {
+  if (row + kWidth <= rows) {
+    vstore(p + row, value);
+  } else if (row < rows) {
+    vstore_n(p + row, value, static_cast<int>(rows - row));
+  }
+}
+
+// kWidth rows of two columns, from the band's row `row` on.
+template <Format kFormat>
+inline void load_columns(const uint8_t* band, int64_t column, int64_t row, vf& even, vf& odd) {
+  if constexpr (kFormat == Format::f32) {
+    const float* p = reinterpret_cast<const float*>(band) + column * kBandRows + row;
+    even = vload(p);
+    odd = vload(p + kBandRows);
+  } else if constexpr (kFormat == Format::f16) {
+    const uint16_t* p = reinterpret_cast<const uint16_t*>(band) + column * kBandRows + row;
+    even = vload_half(p);
+    odd = vload_half(p + kBandRows);
+  } else {
+    vload_bfloat_pairs(band + 2 * (column * kBandRows + 2 * row), even, odd);
+  }
+}
+
+// Two vectors of rows (bands band0 and band1, from rows row0 and row1 on) times kTokens tokens over columns
+// [begin, end).
+template <Format kFormat, int kTokens>
+inline void multiply(const uint8_t* band0, int64_t row0, const uint8_t* band1, int64_t row1, const uint8_t* x,
+                     int64_t x_stride, int64_t begin, int64_t end, vf (&sum)[2][kTokens]) {
+  for (int64_t column = begin; column < end; column += 2) {
+    vf even0, odd0, even1, odd1;
+    load_columns<kFormat>(band0, column, row0, even0, odd0);
+    load_columns<kFormat>(band1, column, row1, even1, odd1);
+#pragma GCC unroll 12
+    for (int m = 0; m < kTokens; ++m) {
+      const vf v = vset(reinterpret_cast<const float*>(x + m * x_stride)[column]);
+      sum[0][m] = vfma(even0, v, sum[0][m]);
+      sum[1][m] = vfma(even1, v, sum[1][m]);
+    }
+#pragma GCC unroll 12
+    for (int m = 0; m < kTokens; ++m) {
+      const vf v = vset(reinterpret_cast<const float*>(x + m * x_stride)[column + 1]);
+      sum[0][m] = vfma(odd0, v, sum[0][m]);
+      sum[1][m] = vfma(odd1, v, sum[1][m]);
+    }
+  }
+}
+
+// One token: 8 independent sums hide the latency of the additions.
+template <Format kFormat>
+inline vf multiply_one(const uint8_t* band, int64_t row, const float* x, int64_t columns, vf start) {
+  vf sum[8] = {start, vzero(), vzero(), vzero(), vzero(), vzero(), vzero(), vzero()};
+  for (int64_t column = 0; column < columns; column += 8) {
+    __builtin_prefetch(band + column * kBandRows * 2 + 4096);
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+      vf even, odd;
+      load_columns<kFormat>(band, column + i, row, even, odd);
+      sum[i] = vfma(even, vset(x[column + i]), sum[i]);
+      sum[i + 1] = vfma(odd, vset(x[column + i + 1]), sum[i + 1]);
+    }
+  }
+  return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
+
+template <Format kFormat, int kTokens>
+void tokens_of(const LinearCall& call, int64_t row, int64_t other, int64_t rows, int64_t token, int64_t begin,
+               int64_t end) {
+  const uint8_t* band0 = call.weight + row / kBandRows * call.band_stride;
+  const uint8_t* band1 = call.weight + other / kBandRows * call.band_stride;
+  float* y = call.y + token * call.y_stride;
+  vf sum[2][kTokens];
+#pragma GCC unroll 12
+  for (int m = 0; m < kTokens; ++m) {
+    const float* from = begin > 0 ? y + m * call.y_stride : call.bias;
+    sum[0][m] = from ? load_rows(from, row, rows) : vzero();
+    sum[1][m] = from ? load_rows(from, row + kWidth, rows) : vzero();
+  }
+  multiply<kFormat, kTokens>(band0, row % kBandRows, band1, other % kBandRows, call.x + token * call.x_stride,
+                             call.x_stride, begin, end, sum);
+#pragma GCC unroll 12
+  for (int m = 0; m < kTokens; ++m) {
+    store_rows(y + m * call.y_stride, row, rows, sum[0][m]);
+    store_rows(y + m * call.y_stride, row + kWidth, rows, sum[1][m]);
+  }
+}
+
+template <Format kFormat>
+void multiply_floats(const LinearCall& call, int64_t begin, int64_t end, int64_t first, int64_t last) {
+  const int64_t rows = end * kBandRows < call.rows ? end * kBandRows : call.rows;
+  if (last - first == 1) {
+    const float* x = reinterpret_cast<const float*>(call.x + first * call.x_stride);
+    for (int64_t row = begin * kBandRows; row < rows; row += kWidth) {
+      const uint8_t* band = call.weight + row / kBandRows * call.band_stride;
+      const vf start = call.bias ? load_rows(call.bias, row, rows) : vzero();
+      store_rows(call.y + first * call.y_stride, row, rows,
+                 multiply_one<kFormat>(band, row % kBandRows, x, call.columns, start));
+    }
+    return;
+  }
+  for (int64_t row = begin * kBandRows; row < rows; row += 2 * kWidth) {
+    const int64_t other = row + kWidth < end * kBandRows ? row + kWidth : row;
+    for (int64_t start = 0; start < call.columns; start += kSliceColumns) {
+      const int64_t stop = start + kSliceColumns < call.columns ? start + kSliceColumns : call.columns;
+      int64_t tokens;
+      for (int64_t token = first; token < last; token += tokens) {
+        const int64_t left = last - token;
+        if (left >= kManyTokens) {
+          tokens = kManyTokens;
+          tokens_of<kFormat, kManyTokens>(call, row, other, rows, token, start, stop);
+        } else if (left >= 4) {
+          tokens = 4;
+          tokens_of<kFormat, 4>(call, row, other, rows, token, start, stop);
+        } else if (left >= 2) {
+          tokens = 2;
+          tokens_of<kFormat, 2>(call, row, other, rows, token, start, stop);
+        } else {
+          tokens = 1;
+          tokens_of<kFormat, 1>(call, row, other, rows, token, start, stop);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace ktc::kernels

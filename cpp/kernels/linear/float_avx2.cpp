@@ -1,0 +1,13 @@
+// The float linear kernels for AVX2.
+// clang-format off: the vectors come before what is written in terms of them.
+#include "kernels/simd/avx2.inl.hpp"
+#include "kernels/linear/float.inl.hpp"
+// clang-format on
+
+namespace ktc::kernels {
+
+extern const FloatKernels float_kernels_avx2;
+const FloatKernels float_kernels_avx2 = {
+    {multiply_floats<Format::f32>, multiply_floats<Format::f16>, multiply_floats<Format::bf16>}};
+
+}  // namespace ktc::kernels

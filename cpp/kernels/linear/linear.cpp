@@ -1,0 +1,132 @@
+// Chooses the linear kernel and splits its work over the pool.
+#include "kernels/linear/linear.hpp"
+
+#include <algorithm>
+
+#include "isa/isa.hpp"
+#include "kernels/linear/activations.hpp"
+#include "kernels/linear/tables.hpp"
+#include "kernels/scratch.hpp"
+#include "runtime/pool.hpp"
+
+namespace ktc::kernels {
+namespace {
+
+#ifdef KTC_X86
+constexpr isa::Dispatch<const IntegerKernels> kInteger{&integer_kernels_generic, &integer_kernels_avx2,
+                                                       nullptr, &integer_kernels_avx512vnni};
+constexpr isa::Dispatch<const FloatKernels> kFloat{&float_kernels_generic, &float_kernels_avx2,
+                                                   &float_kernels_avx512, nullptr};
+#else
+constexpr isa::Dispatch<const IntegerKernels> kInteger{&integer_kernels_generic};
+constexpr isa::Dispatch<const FloatKernels> kFloat{&float_kernels_generic};
+#endif
+
+// A piece of work worth giving to another thread: about 3 us of a core.
+constexpr int64_t kPieceBytes = 64 << 10;             // of weights, read once
+constexpr int64_t kPieceProducts = int64_t{1} << 19;  // multiply-adds
+
+// Panels of bands times runs of tokens: the grid that many tokens are split by.
+struct Grid {
+  int64_t panels, runs, run_tokens;
+};
+
+Grid make_grid(int64_t bands, int64_t panel_bands, int64_t tokens, int threads) {
+  const int64_t panels = (bands + panel_bands - 1) / panel_bands;
+  // Few panels: split the tokens too, though every run unpacks its panel again.
+  const int64_t wanted = std::max<int64_t>(1, (int64_t{4} * threads + panels - 1) / panels);
+  const int64_t run = threads == 1 ? tokens : std::max<int64_t>(48, (tokens + wanted - 1) / wanted);
+  const int64_t rounded = (std::min(run, tokens) + 11) / 12 * 12;
+  return {panels, (tokens + rounded - 1) / rounded, rounded};
+}
+
+LinearCall make_call(const PackedWeight& weight, const float* bias, float* y, int64_t y_stride) {
+  LinearCall call{};
+  call.weight = weight.data;
+  call.rows = weight.rows;
+  call.columns = weight.columns;
+  call.band_stride = band_bytes(weight.format, weight.columns);
+  call.bias = bias;
+  call.y = y;
+  call.y_stride = y_stride;
+  return call;
+}
+
+void linear_floats(const PackedWeight& weight, const float* x, int64_t x_stride, int64_t tokens,
+                   const float* bias, float* y, int64_t y_stride) {
+  LinearCall call = make_call(weight, bias, y, y_stride);
+  call.x = reinterpret_cast<const uint8_t*>(x);
+  call.x_stride = x_stride * 4;
+  const auto multiply = kFloat.pick()->multiply[static_cast<int>(weight.format)];
+  runtime::Pool& pool = runtime::Pool::instance();
+  const int64_t bands = weight.bands();
+  if (tokens <= kDirectTokens) {
+    pool.parallel_for(bands, std::max<int64_t>(2, kPieceBytes / call.band_stride),
+                      [&](int64_t begin, int64_t end, int) { multiply(call, begin, end, 0, tokens); });
+    return;
+  }
+  const Grid grid = make_grid(bands, 2, tokens, pool.threads());
+  pool.parallel_for(grid.panels * grid.runs, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t band = i / grid.runs * 2, token = i % grid.runs * grid.run_tokens;
+      multiply(call, band, std::min(band + 2, bands), token, std::min(token + grid.run_tokens, tokens));
+    }
+  });
+}
+
+}  // namespace
+
+int64_t activation_bytes(int64_t tokens, int64_t columns) {
+  return tokens * activation_planes(columns).record;
+}
+
+void quantize_activations(const float* x, int64_t x_stride, int64_t tokens, int64_t columns,
+                          uint8_t* records) {
+  const auto quantize = kInteger.pick()->quantize;
+  const int64_t stride = activation_planes(columns).record;
+  const int64_t grain = std::max<int64_t>(1, (16 << 10) / columns);
+  runtime::Pool::instance().parallel_for(tokens, grain, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) quantize(x + i * x_stride, columns, records + i * stride);
+  });
+}
+
+void linear_quantized(const PackedWeight& weight, const uint8_t* records, int64_t tokens, const float* bias,
+                      float* y, int64_t y_stride) {
+  LinearCall call = make_call(weight, bias, y, y_stride);
+  call.x = records;
+  call.x_stride = activation_planes(weight.columns).record;
+  const IntegerKernels& kernels = *kInteger.pick();
+  runtime::Pool& pool = runtime::Pool::instance();
+  const int64_t bands = weight.bands();
+  if (tokens <= kDirectTokens) {
+    const auto direct = kernels.direct[static_cast<int>(weight.format)];
+    pool.parallel_for(
+        bands, std::max<int64_t>(1, kPieceBytes / call.band_stride),
+        [&](int64_t begin, int64_t end, int) { direct(call, begin, end, 0, static_cast<int>(tokens)); });
+    return;
+  }
+  const auto panel = kernels.panel[static_cast<int>(weight.format)];
+  const Grid grid = make_grid(bands, kPanelBands, tokens, pool.threads());
+  const int64_t grain = std::max<int64_t>(
+      1, kPieceProducts / (kPanelBands * kBandRows * weight.columns * std::min(tokens, grid.run_tokens)));
+  pool.parallel_for(grid.panels * grid.runs, grain, [&](int64_t begin, int64_t end, int) {
+    uint8_t* scratch = worker_scratch().get(kPanelBytes);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t band = i / grid.runs * kPanelBands, token = i % grid.runs * grid.run_tokens;
+      panel(call, band, std::min(band + kPanelBands, bands), token, std::min(token + grid.run_tokens, tokens),
+            scratch);
+    }
+  });
+}
+
+void linear(const PackedWeight& weight, const float* x, int64_t x_stride, int64_t tokens, const float* bias,
+            float* y, int64_t y_stride) {
+  if (tokens <= 0) return;
+  if (spec(weight.format).scales == Scales::none)
+    return linear_floats(weight, x, x_stride, tokens, bias, y, y_stride);
+  uint8_t* records = caller_scratch().get(static_cast<size_t>(activation_bytes(tokens, weight.columns)));
+  quantize_activations(x, x_stride, tokens, weight.columns, records);
+  linear_quantized(weight, records, tokens, bias, y, y_stride);
+}
+
+}  // namespace ktc::kernels

@@ -1,0 +1,26 @@
+// y = x * weight^T + bias over packed weights.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/packed/format.hpp"
+
+namespace ktc::kernels {
+
+// y[tokens, rows] = x[tokens, columns] * weight^T + bias[rows] (or null).
+//
+// Quantised weights meet activations quantised to int8 in blocks of 32 columns (Q8 blocks with float scales),
+// float weights meet them as they are; sums are float32. `x_stride` and `y_stride` are floats between tokens.
+// x and y do not overlap. A token's result does not depend on how many tokens there are beyond 4, nor on the
+// number of threads.
+void linear(const PackedWeight& weight, const float* x, int64_t x_stride, int64_t tokens, const float* bias,
+            float* y, int64_t y_stride);
+
+// The two steps of the above, for callers who multiply the same activations with several weights.
+int64_t activation_bytes(int64_t tokens, int64_t columns);
+void quantize_activations(const float* x, int64_t x_stride, int64_t tokens, int64_t columns,
+                          uint8_t* records);
+void linear_quantized(const PackedWeight& weight, const uint8_t* records, int64_t tokens, const float* bias,
+                      float* y, int64_t y_stride);
+
+}  // namespace ktc::kernels

@@ -1,0 +1,54 @@
+// The kernels behind kernels::linear, one table an instruction set.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/packed/format.hpp"
+
+namespace ktc::kernels {
+
+// y[tokens, rows] = x[tokens, columns] * weight^T + bias, for the part that a call of a kernel names.
+struct LinearCall {
+  const uint8_t* weight;  // packed
+  int64_t rows, columns, band_stride;
+  const uint8_t* x;   // activation records, or floats for float weights
+  int64_t x_stride;   // bytes between tokens
+  const float* bias;  // [rows] or null
+  float* y;
+  int64_t y_stride;  // floats between tokens
+};
+
+// Most tokens that the direct kernels take: those decode the weight for each call.
+inline constexpr int kDirectTokens = 4;
+// Rows and columns that a panel kernel unpacks at once: codes and scales stay in a core's L2.
+inline constexpr int kPanelBands = 4;
+inline constexpr int64_t kPanelColumns = 4096;
+// Bytes a panel needs: codes, and scale and minimum of each half tile.
+inline constexpr int64_t kPanelBytes = kPanelBands * kBandRows * (kPanelColumns + kPanelColumns / 16 * 2 * 4);
+
+struct IntegerKernels {
+  // Writes the record of one token.
+  void (*quantize)(const float* x, int64_t columns, uint8_t* record);
+  // Bands [begin, end) for tokens [first, first + tokens), 1 <= tokens <= kDirectTokens.
+  void (*direct[kFormats])(const LinearCall& call, int64_t begin, int64_t end, int64_t first, int tokens);
+  // At most kPanelBands bands [begin, end) for tokens [first, last); `panel` is kPanelBytes of scratch,
+  // 64-byte aligned.
+  void (*panel[kFormats])(const LinearCall& call, int64_t begin, int64_t end, int64_t first, int64_t last,
+                          uint8_t* panel);
+};
+
+struct FloatKernels {
+  // Bands [begin, end) for tokens [first, last).
+  void (*multiply[3])(const LinearCall& call, int64_t begin, int64_t end, int64_t first, int64_t last);
+};
+
+extern const IntegerKernels integer_kernels_generic;
+extern const FloatKernels float_kernels_generic;
+#ifdef KTC_X86
+extern const IntegerKernels integer_kernels_avx2;
+extern const IntegerKernels integer_kernels_avx512vnni;
+extern const FloatKernels float_kernels_avx2;
+extern const FloatKernels float_kernels_avx512;
+#endif
+
+}  // namespace ktc::kernels
