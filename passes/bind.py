@@ -134,7 +134,8 @@ def _decide(decided: dict[tuple[str, str | None], Write], write: Write) -> None:
         if key[1] is not None and write.phase is None:
             del decided[key]  # a later plain word speaks for every phase
             continue
-        decided[key] = replace(write, overridden=current)
+        same_rule = current is not None and current.order == write.order
+        decided[key] = replace(write, overridden=current.overridden if same_rule and current else current)
 
 
 def _parent(name: str, context: Context) -> str:

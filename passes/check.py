@@ -16,6 +16,7 @@ import torch.fx as fx
 from ktc.backends.registry import kernels
 from ktc.errors import MissingTensorError, ShapeMismatchError, UnsupportedFormatError, WeightError
 from ktc.grammar.diagnostics import Diagnostic, Fix, Label
+from ktc.grammar.explain import explain, range_problems
 from ktc.grammar.tree import Rule
 from ktc.grammar.values import Call, DeviceGroup, DeviceRef, Symbol
 from ktc.passes.bind import show
@@ -46,9 +47,13 @@ def _counts(context: Context) -> Iterator[Diagnostic]:
         matched = context.matches[rule.name.id]
         low, high = bounds(rule.expect, context)
         if len(matched) >= low and (high is None or len(matched) <= high):
+            if matched and not (rule.expect and rule.expect.any):
+                yield from range_problems(
+                    rule.selector, context.rules, context.sites.values(), layers=context.layers, config=context.config
+                )
             continue
         if not matched:
-            yield _dead(rule, low, high, context)
+            yield _dead(rule, context)
             continue
         span = rule.expect.span if rule.expect is not None else rule.name.span
         message = f"rule `{rule.name.id}` matches {len(matched)} sites, not {count_words(low, high)}"
@@ -56,13 +61,13 @@ def _counts(context: Context) -> Iterator[Diagnostic]:
         yield Diagnostic("KT204", message, (Label(span, f"{len(matched)} here"),), (f"it matches {shown}",))
 
 
-def _dead(rule: Rule, low: int, high: int | None, context: Context) -> Diagnostic:
-    from ktc.grammar.selectors import explain
-
-    found = explain(rule.selector, context.rules, context.sites.values())
+def _dead(rule: Rule, context: Context) -> Diagnostic:
+    found = explain(
+        rule.selector, context.rules, context.sites.values(), layers=context.layers, config=context.config
+    )
     if found is None:  # the selector matches; `where` refused every site
-        assert_span = rule.where.span if rule.where is not None else rule.selector.span
-        return Diagnostic("KT201", "rule matches nothing", (Label(assert_span, "no matching site fulfils this"),))
+        span = rule.where.span if rule.where is not None else rule.selector.span
+        return Diagnostic("KT201", "rule matches nothing", (Label(span, "no matching site fulfils this"),))
     return found
 
 

@@ -164,6 +164,7 @@ class Lower:
             sites=list(sites_of(new)), rule=write.rule if write else "auto",
             file=write.span.file if write else None, line=write.span.line if write else None,
             weights={name: weight.format for name, weight in weights.items()},
+            weight_names={name: weight.parameter for name, weight in weights.items()},
             device=place_of(new, context, None if self.phase == STEP else self.phase),
         )  # fmt: skip
 

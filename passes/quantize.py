@@ -51,8 +51,8 @@ class Quantize:
             weight = gm.graph.create_node("get_attr", merged)
         weight.meta = dict(node.meta)
         node.replace_all_uses_with(weight)
-        self._plan(weight, merged, tuple(names), bool(_uses_as_weight(weight)), context)
         context.events.emit(self.name, "folded", context.owner(merged), node=node.name, parts=names, weight=merged)
+        self._plan(weight, merged, tuple(names), bool(_uses_as_weight(weight)), context)
 
     def _plan(
         self, node: fx.Node, name: str, parameters: tuple[str, ...], quantisable: bool, context: Context
@@ -81,10 +81,10 @@ class Quantize:
             labels = () if write is None else (Label(write.span),)
             context.warn_once("KT607", "a quantised weight is quantised again", labels, note)
         context.weights[name] = plan
-        site = str(node.meta.get("site", context.owner(parameters[0])))
+        sites = list(dict.fromkeys(context.owner(parameter) for parameter in parameters))
         context.events.emit(
-            self.name, "format", context.owner(parameters[0]) if len(parameters) == 1 else site, weight=name,
-            held=plan.source_format, format=target, shape=list(shape),
+            self.name, "format", sites[0], weight=name, sites=sites, held=plan.source_format, format=target,
+            shape=list(shape),
         )  # fmt: skip
 
     def _recipe(self, name: str, parameters: tuple[str, ...], context: Context) -> Recipe | None:

@@ -111,16 +111,19 @@ class ApplyRewrite:
         with graph.inserting_before(after):
             for bind in self.rewrite.replace:
                 builder.bind(bind.names, bind.call, [outputs[n.id] for n in bind.names if n.id in outputs])
+        made = [node.name for node in builder.created if node.op == "call_function"]
         for name, old in outputs.items():
-            new = builder.values[name]
-            self._event(context, "fired", old, replaced_by=new.name, nodes=[n.name for n in match.nodes()])
-            old.replace_all_uses_with(new)
+            self._event(context, "fired", old, replaced_by=made[0], nodes=[n.name for n in match.nodes()])
+            old.replace_all_uses_with(builder.values[name])
+        names = {builder.values[name]: old.name for name, old in outputs.items()}
         for node in reversed(match.nodes()):
             for user in list(node.users):
                 if not user.users:
                     graph.erase_node(user)
             if not node.users:
                 graph.erase_node(node)
+        for new, name in names.items():  # the name lives on, so that a reader can follow a value through the dumps
+            new._rename(name)
         return builder.created
 
     def _count(self, fired: int, missed: Counter[str], context: Context) -> None:
@@ -169,6 +172,9 @@ class _Builder:
         """Builds one bind of the replacement and names its results."""
         sources = outputs or self.match.nodes()
         node = self.op(op, sources)
+        stack = common_stack(sources)
+        where = stack[-1][0].removeprefix("model.").replace(".", "_") if stack else ""
+        node._rename("_".join(filter(None, (where, *(name.id for name in names)))))
         if len(names) == 1:
             self.values[names[0].id] = node
             return

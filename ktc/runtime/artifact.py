@@ -80,6 +80,7 @@ def save(compiled: Compiled, placement: Placement, folder: Path) -> Path:
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         _write(work, compiled, placement, plan)
+        work.chmod(0o755)  # mkdtemp makes it private; an artifact is an ordinary folder
         if folder.exists():
             shutil.rmtree(folder)
         work.rename(folder)

@@ -1,0 +1,81 @@
+"""`ktc inspect`: what is in an artifact, a GGUF file or a model folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ktc.cli.common import Json, print_json, quiet_libraries, reported
+
+
+def inspect_(
+    where: Annotated[Path, typer.Argument(help="an artifact, a `.gguf` file or a folder of safetensors", metavar="ARTIFACT|GGUF")],
+    as_json: Json = False,
+    tensors: Annotated[bool, typer.Option("--tensors", help="list every tensor")] = False,
+) -> None:
+    """Show what an artifact or a weights file holds; reads headers only."""
+    with reported(as_json):
+        quiet_libraries()
+        from ktc.runtime.artifact import is_artifact
+
+        if where.is_dir() and is_artifact(where):
+            _artifact(where, as_json, tensors)
+            return
+        from ktc.weights.inspect import inspect
+
+        found = inspect(where)
+        if as_json:
+            print_json(found.to_json())
+        else:
+            _weights(found.to_json(), tensors)
+
+
+def _artifact(folder: Path, as_json: bool, tensors: bool) -> None:
+    import ktc.backends.cpu
+    import ktc.backends.torch  # noqa: F401  (the graphs name their kernels)
+    from ktc.passes.plan_memory import size_words
+    from ktc.runtime import artifact as artifacts
+
+    found = artifacts.load(folder)
+    weights = [
+        {"name": w.name, "format": w.format, "shape": list(w.shape), "device": w.device, "kernel": w.kernel, "bytes": w.nbytes}
+        for w in found.placement.weights
+    ]  # fmt: skip
+    data = {
+        "manifest": found.manifest,
+        "graphs": {name: len(graph.nodes) for name, graph in found.placement.graphs.items()},
+        "weights": weights,
+        "tokens": found.placement.tokens,
+    }
+    if as_json:
+        print_json(data)
+        return
+    manifest = found.manifest
+    print(f"artifact of {manifest['model']}, rules {manifest['rules']['path']}")
+    print(f"  made with {', '.join(f'{name} {text}' for name, text in manifest['versions'].items())}")
+    print(f"  weights from {manifest['source']['path']} ({manifest['source']['kind']})")
+    print(f"  assumes {manifest['hardware']['isa']}, devices {manifest['hardware']['devices']}")
+    for name, count in data["graphs"].items():  # type: ignore[attr-defined]
+        print(f"  graph {name}: {count} nodes")
+    total = sum(int(str(w["bytes"])) for w in weights)
+    print(f"  {len(weights)} weights, {size_words(total)}; KV cache for {data['tokens']} tokens")
+    if tensors:
+        for weight in weights:
+            print(f"  {weight['name']}  {weight['format']} {weight['shape']}  {weight['device']}  {weight['kernel'] or 'dense'}")
+
+
+def _weights(data: dict[str, Any], tensors: bool) -> None:
+    for key, value in data.items():
+        if key == "tensors":
+            if tensors:
+                for row in value:
+                    print("  " + "  ".join(str(item) for item in (row.values() if isinstance(row, dict) else row)))
+            continue
+        if isinstance(value, dict):
+            print(f"{key}:")
+            for name, item in value.items():
+                print(f"  {name}: {item}")
+        else:
+            print(f"{key}: {value}")

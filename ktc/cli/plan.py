@@ -1,0 +1,169 @@
+"""`ktc plan`: what goes where, in which format and on which kernel, and the bytes on every device."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ktc.cli.common import Define, DumpTo, File, Json, Model, NoWeights, compile_file, print_json
+
+
+def plan(
+    file: File,
+    define: Define = None,
+    model: Model = None,
+    no_weights: NoWeights = False,
+    dump: DumpTo = None,
+    as_json: Json = False,
+) -> None:
+    """Compile a `.kt` file and print the plan; nothing is loaded or written."""
+    compiled, placement = compile_file(
+        file, model=model, define=define, weights=not no_weights, dump=dump, as_json=as_json
+    )
+    if as_json:
+        print_json(plan_json(compiled, placement))
+    else:
+        print_plan(compiled, placement)
+
+
+def plan_json(compiled: Any, placement: Any) -> dict[str, Any]:
+    """The plan as plain JSON: devices with bytes, sites with their attributes, rewrites, passes with seconds."""
+    context = compiled.context
+    return {
+        "model": type(compiled.skeleton).__name__,
+        "layers": context.layers,
+        "parameters": compiled.skeleton.num_parameters(),
+        "tokens": placement.tokens,
+        "devices": {
+            name: {
+                "hardware": str(context.devices[name].torch_device), "weights": memory.weights, "cache": memory.cache,
+                "activations": memory.activations, "peak": memory.peak, "memory": context.devices[name].memory,
+                "reserve": context.devices[name].reserve, "decode_bytes": decode_bytes(context).get(name, 0),
+            }
+            for name, memory in context.memory.devices.items()
+        },
+        "sites": rows(compiled),
+        "rewrites": rewrites(compiled),
+        "passes": [{"name": r.name, "seconds": r.seconds, "nodes": r.nodes_after} for r in compiled.records],
+        "seconds": compiled.seconds,
+    }  # fmt: skip
+
+
+def rows(compiled: Any) -> list[dict[str, Any]]:
+    """One row for each kind of site: layers that are treated alike are counted together."""
+    grouped: dict[tuple[str, ...], dict[str, Any]] = {}
+    for event in compiled.context.events:
+        if event.kind != "lowered":
+            continue
+        data = event.data
+        site = "+".join(_joined(data["sites"]))
+        pattern = re.sub(r"\.\d+(?=\.|$)", "[*]", site)
+        formats = "+".join(data["weights"].values())
+        phase = event.stage.partition(".")[2]
+        key = (pattern, data["device"], formats, data["kernel"], phase, str(data["rule"]))
+        row = grouped.setdefault(
+            key,
+            {"sites": pattern, "device": data["device"], "format": formats, "kernel": data["kernel"],
+             "phase": phase, "rule": data["rule"], "layers": [], "count": 0},
+        )  # fmt: skip
+        row["count"] += 1
+        found = re.search(r"\.(\d+)(?=\.|$)", site)
+        if found and int(found[1]) not in row["layers"]:
+            row["layers"].append(int(found[1]))
+    for row in grouped.values():
+        row["layers"] = _ranges(row["layers"])
+    return list(grouped.values())
+
+
+def _joined(sites: list[str]) -> list[str]:
+    """Sites of one fused node, short: the first whole, of the others the last name."""
+    modules = [site for site in sites if not site.rpartition(".")[2].isdecimal()] or sites
+    return [modules[0], *(site.rpartition(".")[2] for site in modules[1:])] if modules else ["(graph)"]
+
+
+def _ranges(numbers: list[int]) -> str:
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}..{b}" for a, b in parts)
+
+
+def rewrites(compiled: Any) -> list[dict[str, Any]]:
+    """How often each rewrite fired and was refused."""
+    found = []
+    for event in compiled.context.events:
+        if event.stage.startswith("rewrite.") and "fired" in event.data:
+            found.append({"name": event.stage[8:], "fired": event.data["fired"], "missed": event.data["missed"]})
+    return found
+
+
+def decode_bytes(context: Any) -> dict[str, int]:
+    """Weight bytes that one decode step reads on each device; of experts only those a token uses."""
+    config = context.config
+    experts = next((int(getattr(config, n)) for n in ("num_local_experts", "num_experts", "n_routed_experts") if getattr(config, n, None)), 0)
+    used = int(getattr(config, "num_experts_per_tok", 0) or 0)
+    found: dict[str, int] = {}
+    for weight in context.weights.values():
+        share = used / experts if experts and len(weight.shape) == 3 and weight.shape[0] == experts else 1.0
+        if "embed" in weight.name and len(weight.stores) == 1 and not _tied(weight.name, context):
+            continue  # one row of it a token
+        for store in weight.stores.values():
+            found[store.device] = found.get(store.device, 0) + int(store.nbytes * share)
+    return found
+
+
+def _tied(name: str, context: Any) -> bool:
+    return any(
+        event.kind == "lowered" and event.data["op"] == "kt.linear" and name in _weight_names(event)
+        for event in context.events
+    )
+
+
+def _weight_names(event: Any) -> list[str]:
+    return list(event.data.get("weight_names", {}).values())
+
+
+def print_plan(compiled: Any, placement: Any) -> None:
+    """The plan for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ktc.passes.plan_memory import size_words
+
+    data = plan_json(compiled, placement)
+    console = Console(highlight=False, soft_wrap=False)
+    width = None if console.is_terminal else 150
+    console = Console(highlight=False, width=width)
+    millions = data["parameters"] / 1e6
+    size = f"{millions:,.1f} M" if millions < 10_000 else f"{millions / 1000:,.1f} B"
+    console.print(f"{data['model']}: {data['layers']} layers, {size} parameters, KV cache for {data['tokens']} tokens\n")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name, justify in (
+        ("device", "left"), ("hardware", "left"), ("weights", "right"), ("KV cache", "right"), ("activations", "right"),
+        ("peak", "right"), ("budget", "right"), ("read per token", "right"),
+    ):  # fmt: skip
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for name, row in data["devices"].items():
+        budget = "unknown" if row["memory"] is None else size_words(row["memory"] - row["reserve"])
+        sizes = [size_words(row[key]) for key in ("weights", "cache", "activations", "peak")]
+        table.add_row(name, row["hardware"], *sizes, budget, size_words(row["decode_bytes"]))
+    console.print(table)
+    console.print()
+    phases = any(row["phase"] for row in data["sites"])
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    columns = ["sites", "layers", "device", "format", "kernel", "decided by", "nodes"] + (["phase"] if phases else [])
+    for name in columns:
+        table.add_column(name, justify="right" if name == "nodes" else "left", overflow="fold")
+    for row in data["sites"]:
+        cells = [row["sites"], row["layers"], row["device"], row["format"], row["kernel"], row["rule"], str(row["count"])]
+        table.add_row(*cells, *([row["phase"] or "every other"] if phases else []))
+    console.print(table)
+    if data["rewrites"]:
+        console.print()
+        fired = ", ".join(f"{r['name']} ×{r['fired']}" for r in data["rewrites"] if r["fired"])
+        console.print(f"rewrites: {fired or 'none fired'}")
+    total = sum(compiled.seconds.values())
+    console.print(f"compiled in {total:.2f} s (capture {compiled.seconds['capture']:.2f} s)")
