@@ -79,7 +79,9 @@ class Builder:
         indices = [None if token is None else _integer(token) for token in (first, last)]
         return tree.Device(span, self._name(name), kind.text, indices[0], indices[1], found)
 
-    def param(self, span: Span, name: Token, type_: Token, default: tree.Expr, help_: Token | None) -> tree.Param:
+    def param(
+        self, span: Span, name: Token, type_: Token, default: tree.Expr, help_: Token | None
+    ) -> tree.Param:
         return tree.Param(span, self._name(name), self._name(type_), default, self._text(help_))
 
     def phase(self, span: Span, name: Token, condition: tree.Expr) -> tree.Phase:

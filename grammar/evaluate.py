@@ -289,7 +289,9 @@ class _Evaluator:
         )
 
     def _range(self, expr: tree.RangeExpr) -> Any:
-        raise EvaluationError(expr.span, "a range has a meaning only after `in` and `expect`, and in a selector")
+        raise EvaluationError(
+            expr.span, "a range has a meaning only after `in` and `expect`, and in a selector"
+        )
 
 
 _METHODS: Mapping[type, Callable[[_Evaluator, Any], Any]] = {
@@ -336,7 +338,9 @@ def rule_env(site: Site, layers: int | None, config: object, rules: Rules) -> di
     """
     env = dict(rules.values(layers=layers, config=config))
     env |= {"name": site.name, "params": site.params, "bytes": site.bytes}
-    env["layer"] = Missing("has no value here: the module lies in no layer") if site.layer is None else site.layer
+    env["layer"] = (
+        Missing("has no value here: the module lies in no layer") if site.layer is None else site.layer
+    )
     nothing = Missing("has no value here: the module has no parameters")
     env["dtype"] = nothing if site.dtype is None else Symbol(DTYPES.get(site.dtype, site.dtype))
     env["shape"] = nothing if site.shape is None else list(site.shape)
@@ -373,4 +377,3 @@ def expected_count(expect: tree.Expect | None, env: Mapping[str, Any]) -> tuple[
         if bound is not None and bound != int(bound):
             raise EvaluationError(expect.count.span, f"a count is a whole number, this is {bound}")
     return max(0, int(low or 0)), None if high is None else int(high)
-

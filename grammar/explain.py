@@ -122,7 +122,9 @@ class _Explainer:
         label = Label(selector.span, "no module's whole name matches")
         if not inside:
             return Diagnostic("KT201", DEAD, (label,), ("no name contains a match either",))
-        notes = (f"it matches inside {_plural(len(inside), 'name')}, `{inside[0]}` for one, and must match all of it",)
+        notes = (
+            f"it matches inside {_plural(len(inside), 'name')}, `{inside[0]}` for one, and must match all of it",
+        )
         fix = Fix(f'did you mean `re".*{selector.pattern}.*"`?', selector.span, f're".*{selector.pattern}.*"')
         return Diagnostic("KT201", DEAD, (label,), notes, (fix,))
 
@@ -152,7 +154,8 @@ class _Explainer:
         fixes = ()
         if len(own) == 1:
             path = "".join(
-                ("." if i else "") + _spelled(segment, self._rules) for i, segment in enumerate(selector.segments)
+                ("." if i else "") + _spelled(segment, self._rules)
+                for i, segment in enumerate(selector.segments)
             )
             fixes = (Fix(f"write `{path}: {own[0]}`", name.span, own[0]),)
         else:
@@ -166,7 +169,9 @@ class _Explainer:
         for position, segment in enumerate(selector.segments):
             if segment.index is None or (isinstance(segment.index, tree.Name) and segment.index.id == "*"):
                 continue
-            before = path_steps([*selector.segments[:position], tree.Segment(segment.span, segment.text)], self._env)
+            before = path_steps(
+                [*selector.segments[:position], tree.Segment(segment.span, segment.text)], self._env
+            )
             numbers = self._numbers(before)
             try:
                 low, high = index_range(segment.index, self._env)
@@ -195,25 +200,38 @@ class _Explainer:
 
     def _prefix(self, selector: tree.PathSelector, steps: Sequence[Any]) -> Diagnostic:
         """The longest beginning of the path that names modules, and what they contain."""
-        prefixes = {parts[:n] for parts in (components(s.name) for s in self._sites) for n in range(len(parts) + 1)}
+        prefixes = {
+            parts[:n] for parts in (components(s.name) for s in self._sites) for n in range(len(parts) + 1)
+        }
         for length in range(len(selector.segments) - 1, -1, -1):
             head = path_steps(selector.segments[:length], self._env)
             reached = [parts for parts in prefixes if match_path(head, parts)]
             if reached:
                 break
         wrong = selector.segments[length]
-        inside = {parts[len(at)] for parts in prefixes for at in reached if parts[: len(at)] == at and len(parts) > len(at)}
+        inside = {
+            parts[len(at)]
+            for parts in prefixes
+            for at in reached
+            if parts[: len(at)] == at and len(parts) > len(at)
+        }
         if length and selector.segments[length - 1].text == "**":
             inside = {part for parts in prefixes for part in parts}
         names = {name for name in inside if not name.isdecimal()}
         if wrong.text in inside and wrong.index is not None:
             label = Label(wrong.span, f"`{wrong.text}` has no module of this number")
             return Diagnostic("KT201", DEAD, (label,))
-        where = "the model has" if not length or selector.segments[length - 1].text == "**" else "inside there is"
+        where = (
+            "the model has" if not length or selector.segments[length - 1].text == "**" else "inside there is"
+        )
         label = Label(wrong.span, "no module here has this name")
         near = closest(wrong.text, names)
-        done = "".join(("." if i else "") + _spelled(s, self._rules) for i, s in enumerate(selector.segments[:length]))
-        notes = [f"{_plural(len(reached))} match{'es' if len(reached) == 1 else ''} `{done}`"] if length else []
+        done = "".join(
+            ("." if i else "") + _spelled(s, self._rules) for i, s in enumerate(selector.segments[:length])
+        )
+        notes = (
+            [f"{_plural(len(reached))} match{'es' if len(reached) == 1 else ''} `{done}`"] if length else []
+        )
         notes.append(f"{where} {_listed(names)}" if names else "inside there are only numbers: write `[*]`")
         if not inside:
             notes[-1] = "there is nothing inside"

@@ -48,17 +48,25 @@ FUNCTIONS: Mapping[str, Function] = {
     "floor": Function(("number",), False, "int", EVERYWHERE, "the next whole number down"),
     "log2": Function(("number",), False, "float", EVERYWHERE, "the logarithm to base 2"),
     "len": Function(("list",), False, "int", EVERYWHERE, "how many members a list or a group of devices has"),
-    "cores": Function(("device",), False, "int", frozenset({VALUE, RULE, ASSERT}), "threads a CPU device may use"),
+    "cores": Function(
+        ("device",), False, "int", frozenset({VALUE, RULE, ASSERT}), "threads a CPU device may use"
+    ),
     "memory": Function(("device",), False, "int", _ASSERT, "a device's memory, less its reserve"),
     "peak": Function(("device",), False, "int", _ASSERT, "most bytes that the plan ever holds on a device"),
-    "balance": Function(("device",), False, "float", _ASSERT, "a group's fullest device over the mean of all"),
+    "balance": Function(
+        ("device",), False, "float", _ASSERT, "a group's fullest device over the mean of all"
+    ),
     "bytes": Function(("sites",), False, "int", _ASSERT, "bytes of the parameters of a set, as planned"),
     "device": Function(("tensor",), False, "device", _REWRITE, "where a captured value is placed"),
     "is_cpu": Function(("tensor",), False, "bool", _REWRITE, "whether a captured value is placed on a CPU"),
     "rows": Function(("tensor",), False, "int", _REWRITE, "the first dimension of a captured weight"),
     "format": Function(("tensor",), False, "symbol", _REWRITE, "the number format of a captured weight"),
-    "parameter": Function(("tensor",), False, "str", _REWRITE, "the model's name of a captured weight, or an empty string"),
-    "same_format": Function(("tensor",), True, "bool", _REWRITE, "whether captured weights share a number format"),
+    "parameter": Function(
+        ("tensor",), False, "str", _REWRITE, "the model's name of a captured weight, or an empty string"
+    ),
+    "same_format": Function(
+        ("tensor",), True, "bool", _REWRITE, "whether captured weights share a number format"
+    ),
 }
 
 

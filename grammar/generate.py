@@ -25,7 +25,12 @@ STARTS = ["start", "expr"]
 def build_lark(*, strict: bool = False) -> Lark:
     """The grammar as lark sees it; `strict` also reports colliding terminals (needs package interegular)."""
     return Lark(
-        GRAMMAR.read_text("utf-8"), parser="lalr", start=STARTS, strict=strict, maybe_placeholders=True, debug=True
+        GRAMMAR.read_text("utf-8"),
+        parser="lalr",
+        start=STARTS,
+        strict=strict,
+        maybe_placeholders=True,
+        debug=True,
     )
 
 
@@ -64,7 +69,9 @@ def _rule_row(rule: Rule) -> list[Any]:
         if not (symbol.is_term and symbol.filter_out):
             keep.append(position)
         position += 1
-    inline = [i for i in keep if i >= 0 and not rule.expansion[i].is_term and rule.expansion[i].name[0] == "_"]
+    inline = [
+        i for i in keep if i >= 0 and not rule.expansion[i].is_term and rule.expansion[i].name[0] == "_"
+    ]
     if name.startswith("_"):
         callback = ""
     elif rule.alias is None and rule.options.expand1 and len(keep) == 1:
@@ -116,7 +123,9 @@ def tables() -> dict[str, Any]:
 def main() -> None:
     """Writes `tables.json` beside the grammar."""
     found = tables()
-    lines = [f" {json.dumps(key)}: {json.dumps(value, separators=(',', ':'))}" for key, value in found.items()]
+    lines = [
+        f" {json.dumps(key)}: {json.dumps(value, separators=(',', ':'))}" for key, value in found.items()
+    ]
     TABLES.write_text("{\n" + ",\n".join(lines) + "\n}\n", "utf-8")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import lru_cache
-from importlib.resources import files
+from os.path import dirname, join
 from typing import Any, NamedTuple, Protocol
 
 from ktc.grammar.lexer import END, Lexer, LexError, Token
@@ -58,7 +58,8 @@ class ParseError(Exception):
 @lru_cache(maxsize=1)
 def load_tables() -> Tables:
     """The tables shipped with the package."""
-    raw = json.loads(files("ktc.grammar").joinpath("tables.json").read_text("utf-8"))
+    with open(join(dirname(__file__), "tables.json"), encoding="utf-8") as file:
+        raw = json.load(file)
     lexer = Lexer(raw["terminals"], raw["ignore"])
     return Tables([tuple(r) for r in raw["rules"]], raw["starts"], raw["ends"], raw["states"], lexer)
 

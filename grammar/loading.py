@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from ktc.grammar import tree
@@ -19,6 +18,8 @@ from ktc.grammar.tree import Span
 
 TEXT = "<text>"
 LARGEST = 4 * 2**20  # bytes of one file; a rule file of megabytes is no rule file
+FOLLOWING = frozenset({"KT102", "KT103", "KT104", "KT106", "KT108", "KT190", "KT302"})
+_HERE = os.path.dirname(__file__)
 _NOWHERE = (0, 0, 1, 1, 1, 1)
 
 
@@ -36,12 +37,9 @@ class CheckResult:
         return tuple(d for d in self.diagnostics if d.severity is Severity.ERROR)
 
 
-def is_text(source: str | Path) -> bool:
-    """Whether a string is a program rather than the path of one: it has a newline, a brace or a blank-separated item.
-
-    Nothing that ends in `.kt` on one line is a text.
-    """
-    if isinstance(source, Path):
+def is_text(source: str | os.PathLike[str]) -> bool:
+    """Whether a string is a program rather than the path of one: it has a newline or a brace, or is empty."""
+    if isinstance(source, os.PathLike):
         return False
     return "\n" in source or "{" in source or not source.strip() or source.lstrip().startswith("#")
 
@@ -59,17 +57,13 @@ class _Merged:
 
 def std_files() -> list[str]:
     """The rule libraries shipped with the package, as an `include` names them."""
-    return sorted(f"std/{f.name}" for f in files("ktc.grammar").joinpath("std").iterdir() if f.name.endswith(".kt"))
+    return sorted(f"std/{name}" for name in os.listdir(os.path.join(_HERE, "std")) if name.endswith(".kt"))
 
 
 def _read(path: str) -> str:
-    """The text at a path; `std/...` is read from the package. Raises OSError, ValueError (no UTF-8, too large)."""
-    if path.startswith("std/"):
-        resource = files("ktc.grammar").joinpath(path)
-        if not resource.is_file():
-            raise FileNotFoundError(path)
-        return resource.read_text("utf-8")
-    with Path(path).open("rb") as file:
+    """The text at a path; `std/...` is the package's. Raises OSError, ValueError (no UTF-8, too large)."""
+    where = os.path.join(_HERE, path) if path.startswith("std/") else path
+    with open(where, "rb") as file:
         data = file.read(LARGEST + 1)
     if len(data) > LARGEST:
         raise ValueError(f"larger than {LARGEST // 2**20} MiB")
@@ -116,7 +110,10 @@ def _include(merged: _Merged, path: str, item: tree.Include, chain: tuple[str, .
     else:
         target = posixpath.normpath(posixpath.join(posixpath.dirname(path), wanted))
     if target in chain:
-        links = [f"`{a}` includes `{b}`" for a, b in zip(chain[chain.index(target) :], [*chain[1:], target], strict=False)]
+        links = [
+            f"`{a}` includes `{b}`"
+            for a, b in zip(chain[chain.index(target) :], [*chain[1:], target], strict=False)
+        ]
         label = Label(item.path.span, "this file is already being read")
         merged.diagnostics.append(Diagnostic("KT010", f"`{target}` includes itself", (label,), tuple(links)))
         return
@@ -132,10 +129,10 @@ def _include(merged: _Merged, path: str, item: tree.Include, chain: tuple[str, .
 
 
 def check(
-    source: str | Path,
+    source: str | os.PathLike[str],
     *,
     params: Mapping[str, Any] | None = None,
-    text: bool = False,
+    text: bool | None = None,
     path: str | None = None,
 ) -> CheckResult:
     """Everything that can be said of a program without a model.
@@ -143,31 +140,37 @@ def check(
     Args:
         source: a path, or the program itself (see `is_text`).
         params: values for its parameters; a string is read as `-D NAME=VALUE` would be.
-        text: `source` is the program, whatever it looks like.
+        text: True when `source` is the program, False when it is a path; None to tell from its looks.
         path: what messages call a program given as a text; its includes are looked for beside it.
     """
     merged = _Merged()
-    if text or is_text(source):
-        name, program = path or TEXT, str(source).replace("\r\n", "\n").replace("\r", "\n")
+    if is_text(source) if text is None else text:
+        name, program = path or TEXT, os.fspath(source).replace("\r\n", "\n").replace("\r", "\n")
     else:
-        name = posixpath.normpath(str(source))
+        name = posixpath.normpath(os.fspath(source))
         try:
             program = _read(name)
         except (OSError, ValueError) as error:
-            found = _unreadable(str(source), error, Span(str(source), *_NOWHERE))
+            found = _unreadable(name, error, Span(name, *_NOWHERE))
             return CheckResult(None, (Diagnostic(found.code, found.message, (), found.notes),), {})
     _merge(merged, name, program, ())
     rules, problems = check_program(name, merged.items, params or {})
+    if merged.diagnostics:  # what could not be read may declare what seems to be missing
+        problems = [problem for problem in problems if problem.code not in FOLLOWING]
     found = [*merged.diagnostics, *problems]
     order = {file: index for index, file in enumerate([name, *merged.sources])}
-    found.sort(key=lambda d: (order.get(d.labels[0].span.file, 0), d.labels[0].span.start) if d.labels else (0, 0))
+    found.sort(
+        key=lambda d: (order.get(d.labels[0].span.file, 0), d.labels[0].span.start) if d.labels else (0, 0)
+    )
     if any(d.severity is Severity.ERROR for d in found):
         return CheckResult(None, tuple(found), merged.sources)
     complete = replace(rules, sources=merged.sources, files=tuple(merged.files))
     return CheckResult(complete, tuple(found), merged.sources)
 
 
-def load(source: str | Path, *, params: Mapping[str, Any] | None = None, text: bool = False) -> Rules:
+def load(
+    source: str | os.PathLike[str], *, params: Mapping[str, Any] | None = None, text: bool | None = None
+) -> Rules:
     """The rules of a program; see `check` for the arguments. Raises KtError with every diagnostic found."""
     found = check(source, params=params, text=text)
     if found.rules is None:
@@ -175,7 +178,7 @@ def load(source: str | Path, *, params: Mapping[str, Any] | None = None, text: b
     return found.rules
 
 
-def as_rules(source: str | Path | Rules, *, params: Mapping[str, Any] | None = None) -> Rules:
+def as_rules(source: str | os.PathLike[str] | Rules, *, params: Mapping[str, Any] | None = None) -> Rules:
     """Rules as they are, or those of a path or text. Raises KtError."""
     if isinstance(source, Rules):
         if params:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from ktc.grammar import lalr, tree
 from ktc.grammar.build import Builder, NumberError
@@ -58,14 +57,14 @@ def _attempt(source: Source, start: str, begin: int, stop: int | None) -> tuple[
     return value, [Diagnostic("KT008", message, (Label(span),), notes) for span in builder.types]
 
 
-def parse(text: str, path: str | Path = "<text>") -> tuple[tree.File, list[Diagnostic]]:
+def parse(text: str, path: str = "<text>") -> tuple[tree.File, list[Diagnostic]]:
     """The tree of a `.kt` text and its syntax errors; items with an error are left out of the tree.
 
     Args:
         text: the whole text.
         path: what messages call the file.
     """
-    source = Source(str(path), text)
+    source = Source(path, text)
     value, found = _attempt(source, "start", 0, None)
     if isinstance(value, tree.File):
         return value, found

@@ -12,6 +12,7 @@ from ktc.grammar.source import Source
 from ktc.grammar.tree import Span
 
 TAB = "    "
+_SPAN = ("file", "start", "end", "line", "column", "end_line", "end_column")
 _COLORS = {"error": "\033[1;31m", "warning": "\033[1;33m", "blue": "\033[1;34m", "bold": "\033[1m"}
 _RESET = "\033[0m"
 
@@ -76,8 +77,12 @@ def _snippet(
     for number in sorted({label.span.line for label in labels}):
         if shown is not None and number > shown + 1:
             lines.append(paint("blue", "..."))
-        lines.append(f"{paint('blue', str(number).rjust(width))} {bar} {source.line(number).replace(chr(9), TAB)}".rstrip())
-        here = sorted((label for label in labels if label.span.line == number), key=lambda label: -label.span.column)
+        lines.append(
+            f"{paint('blue', str(number).rjust(width))} {bar} {source.line(number).replace(chr(9), TAB)}".rstrip()
+        )
+        here = sorted(
+            (label for label in labels if label.span.line == number), key=lambda label: -label.span.column
+        )
         for label in here:
             lead, mark = _mark(source, label.span, "^" if label is main else "-")
             style = diagnostic.severity.value if label is main else "blue"
@@ -112,7 +117,7 @@ def to_json(diagnostic: Diagnostic) -> dict[str, Any]:
 
 
 def _span(span: Span) -> dict[str, Any]:
-    return {name: getattr(span, name) for name in Span.__slots__}
+    return {name: getattr(span, name) for name in _SPAN}
 
 
 def print_diagnostics(
@@ -132,5 +137,7 @@ def summary(diagnostics: Sequence[Diagnostic]) -> str:
     """`2 errors, 1 warning; ktc help KT201 explains the first`."""
     errors = sum(d.severity is Severity.ERROR for d in diagnostics)
     warnings = len(diagnostics) - errors
-    counts = [f"{n} {word}{'s' if n > 1 else ''}" for n, word in ((errors, "error"), (warnings, "warning")) if n]
+    counts = [
+        f"{n} {word}{'s' if n > 1 else ''}" for n, word in ((errors, "error"), (warnings, "warning")) if n
+    ]
     return f"{', '.join(counts)}; `ktc help {diagnostics[0].code}` explains the first"

@@ -149,7 +149,10 @@ def compile_selector(
 
 
 def _predicate(
-    selector: tree.Selector, sets: Mapping[str, tree.Selector], env: Mapping[str, Any], within: tuple[str, ...]
+    selector: tree.Selector,
+    sets: Mapping[str, tree.Selector],
+    env: Mapping[str, Any],
+    within: tuple[str, ...],
 ) -> Callable[[Site], bool]:
     if isinstance(selector, tree.PathSelector):
         steps = path_steps(selector.segments, env)

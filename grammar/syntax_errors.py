@@ -28,16 +28,24 @@ CLASSES = {
 GROUPS: tuple[tuple[frozenset[str], str], ...] = (
     (frozenset(word.upper() for word in ITEMS), "an item (" + ", ".join(f"`{w}`" for w in ITEMS) + ")"),
     (
-        frozenset("NAME INT FLOAT SIZE STRING LPAR LSQB AT MINUS TRUE FALSE NOT".split()),
+        frozenset(
+            ["NAME", "INT", "FLOAT", "SIZE", "STRING", "LPAR", "LSQB", "AT", "MINUS", "TRUE", "FALSE", "NOT"]
+        ),
         "an expression",
     ),
-    (frozenset("NAME INT FLOAT SIZE STRING LPAR LSQB AT MINUS TRUE FALSE".split()), "a value"),
-    (frozenset("NAME GLOB INT STAR DOUBLESTAR REGEX LPAR AT NOT".split()), "a selector"),
-    (frozenset("NAME GLOB INT STAR DOUBLESTAR".split()), "a part of a path"),
-    (frozenset("PLUS MINUS STAR SLASH SLASH2 PERCENT CMP IN AND OR".split()), "an operator"),
-    (frozenset("PLUS MINUS STAR SLASH SLASH2 PERCENT".split()), "an operator"),
-    (frozenset("STAR SLASH SLASH2 PERCENT".split()), "an operator"),
-    (frozenset("AND OR".split()), "`and`, `or`"),
+    (
+        frozenset(["NAME", "INT", "FLOAT", "SIZE", "STRING", "LPAR", "LSQB", "AT", "MINUS", "TRUE", "FALSE"]),
+        "a value",
+    ),
+    (frozenset(["NAME", "GLOB", "INT", "STAR", "DOUBLESTAR", "REGEX", "LPAR", "AT", "NOT"]), "a selector"),
+    (frozenset(["NAME", "GLOB", "INT", "STAR", "DOUBLESTAR"]), "a part of a path"),
+    (
+        frozenset(["PLUS", "MINUS", "STAR", "SLASH", "SLASH2", "PERCENT", "CMP", "IN", "AND", "OR"]),
+        "an operator",
+    ),
+    (frozenset(["PLUS", "MINUS", "STAR", "SLASH", "SLASH2", "PERCENT"]), "an operator"),
+    (frozenset(["STAR", "SLASH", "SLASH2", "PERCENT"]), "an operator"),
+    (frozenset(["AND", "OR"]), "`and`, `or`"),
 )
 OPENERS = {"{": "}", "(": ")", "[": "]"}
 _SKIP = re.compile(r'#[^\n]*|"[^"\n]*"')
@@ -65,7 +73,9 @@ def _found(source: Source, start: int, stop: int) -> tuple[int, str]:
     """The end of what stands at `start`, and its name in a message."""
     if start >= stop:
         return start, "the end of the file" if stop == len(source.text) else "the end of the item"
-    match = re.compile(r'[\w.]*\w|"[^"\n]*"|\.\.|\*\*|//|[=!<>]=|.', re.DOTALL).match(source.text, start, stop)
+    match = re.compile(r'[\w.]*\w|"[^"\n]*"|\.\.|\*\*|//|[=!<>]=|.', re.DOTALL).match(
+        source.text, start, stop
+    )
     text = match.group() if match else source.text[start]
     return start + len(text), f"`{text}`"
 

@@ -64,4 +64,6 @@ DTYPES: Mapping[str, str] = {
     "uint8": "u8",
 }
 
-Value: TypeAlias = "int | float | bool | str | list[Value] | Symbol | Call | DeviceRef | DeviceGroup | SiteSet | None"
+Value: TypeAlias = (
+    "int | float | bool | str | list[Value] | Symbol | Call | DeviceRef | DeviceGroup | SiteSet | None"
+)

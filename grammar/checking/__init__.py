@@ -23,7 +23,9 @@ from ktc.grammar.functions import ASSERT
 from ktc.grammar.rules import Rules
 
 
-def check_program(path: str, items: Sequence[tree.Item], given: Mapping[str, Any]) -> tuple[Rules, list[Diagnostic]]:
+def check_program(
+    path: str, items: Sequence[tree.Item], given: Mapping[str, Any]
+) -> tuple[Rules, list[Diagnostic]]:
     """Checks a program whose includes are merged.
 
     Args:

@@ -51,9 +51,13 @@ class CallChecker:
         if op.outputs is None:
             sizes = len(call.operands) - len(op.operands)
             if op.variadic == "ints" and sizes > 0 and sizes != results:
-                self._scope.error("KT504", f"`{call.op}` into {sizes} parts has {sizes} results", span, f"{results} here")
+                self._scope.error(
+                    "KT504", f"`{call.op}` into {sizes} parts has {sizes} results", span, f"{results} here"
+                )
         elif results != len(op.outputs):
-            count = "1 result" if len(op.outputs) == 1 else f"{len(op.outputs)} results ({', '.join(op.outputs)})"
+            count = (
+                "1 result" if len(op.outputs) == 1 else f"{len(op.outputs)} results ({', '.join(op.outputs)})"
+            )
             self._scope.error("KT504", f"`{call.op}` has {count}", span, f"{results} bound here")
         self._operands(call, op)
         self._named(call, op)
@@ -87,7 +91,9 @@ class CallChecker:
             elif isinstance(operand, tree.Capture) and operand.name in self._attributes:
                 text = f"this is an attribute ({self._attributes[operand.name]})"
                 notes = ("attributes are written `name = value`",)
-                self._scope.error("KT506", f"an operand of `{call.op}` is a tensor", operand.span, text, notes=notes)
+                self._scope.error(
+                    "KT506", f"an operand of `{call.op}` is a tensor", operand.span, text, notes=notes
+                )
 
     def _count(self, call: tree.OpCall, op: Op, given: int) -> None:
         least, most = op.required, len(op.operands)
@@ -95,7 +101,9 @@ class CallChecker:
         count = f"{least}" if least == most else f"{least} to {most}"
         notes = [f"`{call.op}({', '.join(shown)})`"]
         if op.attributes and given > most:
-            notes.append("attributes are written by name: " + ", ".join(f"`{n} = ...`" for n in op.attributes))
+            notes.append(
+                "attributes are written by name: " + ", ".join(f"`{n} = ...`" for n in op.attributes)
+            )
         message = f"`{call.op}` takes {count} operand{'s' if most > 1 else ''}, not {given}"
         self._scope.error("KT506", message, call.span, notes=notes)
 
@@ -116,7 +124,12 @@ class CallChecker:
             known = op.attributes.get(attribute.name)
             if known is None:
                 self._scope.unknown(
-                    "KT506", f"attribute of `{call.op}`", attribute.name, op.attributes, attribute.span, "attributes"
+                    "KT506",
+                    f"attribute of `{call.op}`",
+                    attribute.name,
+                    op.attributes,
+                    attribute.span,
+                    "attributes",
                 )
                 continue
             if attribute.name in seen:
@@ -127,10 +140,10 @@ class CallChecker:
         for name, known in op.attributes.items():
             if known.default is None and name not in seen and name != given_by_position:
                 text = f"write `{name} = ...`"
-                notes = (
-                    ("a name captures its value: " + f"`{name} = {name}`",) if self._types is None else ()
+                notes = ("a name captures its value: " + f"`{name} = {name}`",) if self._types is None else ()
+                self._scope.error(
+                    "KT506", f"`{call.op}` needs attribute `{name}`", call.span, text, notes=notes
                 )
-                self._scope.error("KT506", f"`{call.op}` needs attribute `{name}`", call.span, text, notes=notes)
 
     def _value(self, call: tree.OpCall, attribute: tree.Attribute, wanted: str) -> None:
         value = attribute.value
@@ -139,7 +152,9 @@ class CallChecker:
                 known = self._attributes.setdefault(value.name, wanted)
                 if known != wanted:
                     text = f"`{value.name}` is {words(known)} above"
-                    self._scope.error("KT506", f"`{attribute.name}` of `{call.op}` is {words(wanted)}", value.span, text)
+                    self._scope.error(
+                        "KT506", f"`{attribute.name}` of `{call.op}` is {words(wanted)}", value.span, text
+                    )
                 return
             if not isinstance(value, _LITERALS) and not _negative(value):
                 self._scope.error("KT506", "in a pattern, an attribute is a literal or a name", value.span)

@@ -87,7 +87,9 @@ def check_given(scope: Scope, given: Mapping[str, Any]) -> None:
     for name in given:
         if name in scope.param_types or name in scope.spans:
             if name not in scope.param_types:
-                scope.diagnostics.append(Diagnostic("KT106", f"`{name}` is given a value and is no parameter"))
+                scope.diagnostics.append(
+                    Diagnostic("KT106", f"`{name}` is given a value and is no parameter")
+                )
             continue
         near = closest(name, scope.param_types)
         known = ", ".join(f"`{n}`" for n in sorted(scope.param_types)) or "none"
@@ -158,8 +160,13 @@ def _device_option(scope: Scope, item: tree.Device, option: tree.Keyword, values
     if len(scope.diagnostics) > before:
         return
     least = 0 if option.name in ("reserve", "numa") else 1
-    if not fits("int" if isinstance(value, int) and not isinstance(value, bool) else "float", kind) or value < least:
-        scope.error("KT111", f"`{option.name}` is a whole number from {least}", option.value.span, f"this is {value}")
+    if (
+        not fits("int" if isinstance(value, int) and not isinstance(value, bool) else "float", kind)
+        or value < least
+    ):
+        scope.error(
+            "KT111", f"`{option.name}` is a whole number from {least}", option.value.span, f"this is {value}"
+        )
         return
     reserve, memory = (value if option.name == n else values.get(n) for n in ("reserve", "memory"))
     if reserve is not None and memory is not None and reserve >= memory:

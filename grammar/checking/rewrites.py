@@ -90,7 +90,12 @@ def _capture(scope: Scope, capture: tree.Capture, names: Names) -> None:
         names.variables.setdefault(capture.type.dtype, "symbol")
     dims = capture.type.dims or ()
     if sum(dim in ("*", "**") for dim in dims) > 1:
-        scope.error("KT122", "a type holds one `*` at most", capture.type.span, "it stands for any number of dimensions")
+        scope.error(
+            "KT122",
+            "a type holds one `*` at most",
+            capture.type.span,
+            "it stands for any number of dimensions",
+        )
     for dim in dims:
         if isinstance(dim, str) and dim not in ("*", "**"):
             names.variables.setdefault(dim, "int")
@@ -142,8 +147,13 @@ def _connected(scope: Scope, item: tree.Rewrite) -> None:
         first = touching[0][1] if touching else bind
         groups = [group for group in groups if group not in touching] + [(values, first)]
     if len(groups) > 1:
-        labels = tuple(Label(bind.span, "a part of its own" if i else "no value links") for i, (_, bind) in enumerate(groups))
-        scope.diagnostics.append(Diagnostic("KT509", "the pattern falls into parts that share no value", labels))
+        labels = tuple(
+            Label(bind.span, "a part of its own" if i else "no value links")
+            for i, (_, bind) in enumerate(groups)
+        )
+        scope.diagnostics.append(
+            Diagnostic("KT509", "the pattern falls into parts that share no value", labels)
+        )
 
 
 def _outputs(scope: Scope, item: tree.Rewrite, names: Names) -> None:
@@ -161,7 +171,12 @@ def _outputs(scope: Scope, item: tree.Rewrite, names: Names) -> None:
     for bind in item.replace:
         if not any(n.id in names.bound or "replace:" + n.id in names.read for n in bind.names):
             bound = ", ".join(f"`{n.id}`" for n in bind.names)
-            scope.error("KT504", f"{bound} is bound and never used", bind.span, "no value of the pattern, nor used below")
+            scope.error(
+                "KT504",
+                f"{bound} is bound and never used",
+                bind.span,
+                "no value of the pattern, nor used below",
+            )
 
 
 def _single(item: tree.Rewrite, results: list[str]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ktc.grammar import tree
 from ktc.grammar.diagnostics import Diagnostic, Fix, Label, Severity
-from ktc.grammar.functions import ASSERT, BUILTINS, FUNCTIONS, PHASE, REWRITE, RULE, VALUE
+from ktc.grammar.functions import ASSERT, FUNCTIONS, PHASE, REWRITE, RULE, VALUE
 from ktc.grammar.rules import DeviceDecl, ParamValue, Rules
 from ktc.grammar.suggest import closest
 from ktc.grammar.tree import Span
@@ -23,7 +23,9 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     REWRITE: _MODEL,
     ASSERT: _MODEL,
 }
-RESERVED = frozenset(name for names in BUILT_IN.values() for name in names) | FUNCTIONS.keys() | {"auto", "none"}
+RESERVED = (
+    frozenset(name for names in BUILT_IN.values() for name in names) | FUNCTIONS.keys() | {"auto", "none"}
+)
 
 
 class Scope:
@@ -54,7 +56,14 @@ class Scope:
         return Rules(self.path, {}, params=self.params, devices=self.devices, lets=self.lets)
 
     def error(
-        self, code: str, message: str, span: Span, text: str = "", *, notes: Iterable[str] = (), fix: Fix | None = None
+        self,
+        code: str,
+        message: str,
+        span: Span,
+        text: str = "",
+        *,
+        notes: Iterable[str] = (),
+        fix: Fix | None = None,
     ) -> None:
         """Reports an error at one span."""
         fixes = () if fix is None else (fix,)
@@ -71,11 +80,15 @@ class Scope:
         near = closest(name, candidates)
         return None if near is None else Fix(f"did you mean `{prefix}{near}`?", span, prefix + near)
 
-    def unknown(self, code: str, what: str, name: str, known: Iterable[str], span: Span, listed: str = "") -> None:
+    def unknown(
+        self, code: str, what: str, name: str, known: Iterable[str], span: Span, listed: str = ""
+    ) -> None:
         """Reports a name that nothing declares, with the nearest one, or else the list of those there are."""
         names = sorted(known)
         fix = self.guess(name, names, span)
-        notes = () if fix or not names or not listed else (f"{listed}: " + ", ".join(f"`{n}`" for n in names),)
+        notes = (
+            () if fix or not names or not listed else (f"{listed}: " + ", ".join(f"`{n}`" for n in names),)
+        )
         self.error(code, f"unknown {what} `{name}`", span, "", notes=notes, fix=fix)
 
     def declare(self, name: tree.Name, what: str) -> bool:

@@ -80,8 +80,12 @@ def _on(scope: Scope, item: tree.On, phases: dict[str, tree.Span]) -> None:
     for action in item.actions:
         if action.kind in ("quant", "cache"):
             text = "`on` takes `place` and `kernel`"
-            notes = ("a phase changes where and with which kernel something runs; its weights stay as they are",)
-            scope.error("KT120", f"`{action.kind}` cannot change with the phase", action.span, text, notes=notes)
+            notes = (
+                "a phase changes where and with which kernel something runs; its weights stay as they are",
+            )
+            scope.error(
+                "KT120", f"`{action.kind}` cannot change with the phase", action.span, text, notes=notes
+            )
         _action(scope, action)
 
 
@@ -98,9 +102,15 @@ def _place(scope: Scope, value: tree.Expr) -> None:
         return
     kind = Typer(scope, VALUE).infer(value)
     if kind == "group":
-        members = scope.devices[value.id].members if isinstance(value, tree.Name) and value.id in scope.devices else ()
+        members = (
+            scope.devices[value.id].members
+            if isinstance(value, tree.Name) and value.id in scope.devices
+            else ()
+        )
         fix = Fix(f"write `{members[0]}`, or `auto({members[0].name})`") if members else None
-        scope.error("KT303", "a module is placed on one device", value.span, "this is a group of devices", fix=fix)
+        scope.error(
+            "KT303", "a module is placed on one device", value.span, "this is a group of devices", fix=fix
+        )
     elif kind not in ("device", "any"):
         scope.error("KT302", "`place` takes a device", value.span, f"this is {words(kind)}")
 
@@ -148,7 +158,9 @@ def _quant(scope: Scope, value: tree.Expr) -> None:
         return
     kind = Typer(scope, VALUE).infer(value)
     if kind not in ("symbol", "any"):
-        scope.error("KT604", "`quant` takes the name of a number format", value.span, f"this is {words(kind)}")
+        scope.error(
+            "KT604", "`quant` takes the name of a number format", value.span, f"this is {words(kind)}"
+        )
 
 
 def _kernel(scope: Scope, value: tree.Expr) -> None:
@@ -157,7 +169,9 @@ def _kernel(scope: Scope, value: tree.Expr) -> None:
         if value.id in scope.names(VALUE):
             scope.used.add(value.id)
             kind = scope.names(VALUE)[value.id]
-            scope.error("KT105", "`kernel` takes the name of a kernel", value.span, f"`{value.id}` is {words(kind)}")
+            scope.error(
+                "KT105", "`kernel` takes the name of a kernel", value.span, f"`{value.id}` is {words(kind)}"
+            )
         return
     if isinstance(value, tree.Apply):
         names: set[str] = set()

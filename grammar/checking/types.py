@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Mapping
 from ktc.grammar import tree
 from ktc.grammar.checking.scope import Scope
 from ktc.grammar.diagnostics import Fix
-from ktc.grammar.functions import FUNCTIONS
 from ktc.grammar.formats import FORMATS
+from ktc.grammar.functions import FUNCTIONS
 from ktc.grammar.values import DTYPES
 
 NUMERIC = frozenset({"int", "float", "number", "any"})
@@ -150,7 +150,9 @@ class Typer:
             "list": {"list", "group"},
         }.get(wanted, {wanted})
         if kind not in accepted and kind != "any":
-            self._scope.error("KT109", f"`{name}` takes {words(wanted)}", argument.span, f"this is {words(kind)}")
+            self._scope.error(
+                "KT109", f"`{name}` takes {words(wanted)}", argument.span, f"this is {words(kind)}"
+            )
 
     def _index(self, expr: tree.Index) -> str:
         base = self.infer(expr.base)
@@ -158,7 +160,12 @@ class Typer:
         if base == "group":
             return "device"
         if base not in ("list", "any"):
-            self._scope.error("KT105", "only a list or a group of devices is indexed", expr.base.span, f"this is {words(base)}")
+            self._scope.error(
+                "KT105",
+                "only a list or a group of devices is indexed",
+                expr.base.span,
+                f"this is {words(base)}",
+            )
         return "any"
 
     def _unary(self, expr: tree.Unary) -> str:
@@ -167,7 +174,9 @@ class Typer:
             return "bool"
         kind = self.infer(expr.operand)
         if kind not in NUMERIC:
-            self._scope.error("KT105", "the operand of `-` is a number", expr.operand.span, f"this is {words(kind)}")
+            self._scope.error(
+                "KT105", "the operand of `-` is a number", expr.operand.span, f"this is {words(kind)}"
+            )
             return "any"
         return kind
 
@@ -182,7 +191,9 @@ class Typer:
         ordered = expr.op in ("<", "<=", ">", ">=")
         for side, kind in ((expr.left, left), (expr.right, right)):
             if kind not in NUMERIC and not (ordered and kind == "list"):
-                self._scope.error("KT105", f"a side of `{expr.op}` is a number", side.span, f"this is {words(kind)}")
+                self._scope.error(
+                    "KT105", f"a side of `{expr.op}` is a number", side.span, f"this is {words(kind)}"
+                )
                 return "bool" if ordered else "any"
         if ordered:
             return "bool"
@@ -192,7 +203,13 @@ class Typer:
 
     def _equality(self, expr: tree.Binary, left: str, right: str) -> str:
         """Values of types that can never be equal are compared by mistake."""
-        groups: tuple[Collection[str], ...] = (NUMERIC, {"str", "symbol", "device"}, {"bool"}, {"list"}, {"group"})
+        groups: tuple[Collection[str], ...] = (
+            NUMERIC,
+            {"str", "symbol", "device"},
+            {"bool"},
+            {"list"},
+            {"group"},
+        )
         if "any" not in (left, right) and not any(left in group and right in group for group in groups):
             text = f"{words(left)} and {words(right)}"
             self._scope.error("KT105", "these can never be equal", expr.span, text)
