@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 _REPLACEMENT = "\ufffd"
 _LONGEST_TAIL = 3  # a UTF-8 character has 4 bytes: at most 3 can wait for the rest
+_PATIENCE = 16  # replacement characters in a row that are surely no half characters any more
 
 
 class Detokenizer:
@@ -29,9 +30,9 @@ class Detokenizer:
         """The text that became certain with `token`, maybe none."""
         self._window.append(token)
         text = self._decode(self._window)
-        stable = text
-        for _ in range(_LONGEST_TAIL):
-            stable = stable.removesuffix(_REPLACEMENT)
+        stable = text.rstrip(_REPLACEMENT)
+        if len(text) - len(stable) > _PATIENCE:
+            stable = text[:-_LONGEST_TAIL]
         if not stable.startswith(self._emitted):
             return ""
         piece = stable[len(self._emitted) :]

@@ -195,12 +195,16 @@ def _kept_columns(logits_to_keep: int | torch.Tensor, width: int) -> IntArray:
         if logits_to_keep < 0:
             raise InvalidInputError(f"logits_to_keep must not be negative, but is {logits_to_keep}")
         return np.arange(max(0, width - logits_to_keep) if logits_to_keep else 0, width)
-    if logits_to_keep.ndim != 1 or logits_to_keep.dtype.is_floating_point:
-        raise InvalidInputError(
-            f"logits_to_keep must be an int or int64 [n], not {list(logits_to_keep.shape)}"
-        )
-    chosen: IntArray = torch.arange(width)[logits_to_keep.cpu()].numpy()
-    return chosen
+    columns = torch.arange(width)
+    try:
+        if logits_to_keep.ndim == 1 and not logits_to_keep.dtype.is_floating_point:
+            chosen: IntArray = columns[logits_to_keep.cpu()].numpy()
+            return chosen
+    except IndexError:
+        pass
+    raise InvalidInputError(
+        f"logits_to_keep must be an int, or int64 [n] of columns below {width}, not {logits_to_keep}"
+    )
 
 
 def _without_padding(

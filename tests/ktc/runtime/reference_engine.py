@@ -17,7 +17,9 @@ class ReferenceEngine:
         fail_at: the step, counted from 1, from which on `run` raises.
     """
 
-    def __init__(self, skeleton: PreTrainedModel, model: PreTrainedModel, tokens: int, block_size: int) -> None:
+    def __init__(
+        self, skeleton: PreTrainedModel, model: PreTrainedModel, tokens: int, block_size: int
+    ) -> None:
         captured = capture_language_model(skeleton, block_size=block_size)
         self.config = skeleton.config
         self.pool = KvPool(captured.caches, num_blocks=-(-tokens // block_size), block_size=block_size)

@@ -1,4 +1,4 @@
-"""generate() of a placed model gives the tokens of the eager model: every mode, padding, resuming, threads."""
+"""generate() of a placed model gives the tokens of the eager model: all modes, padding, resuming, threads."""
 
 from __future__ import annotations
 
@@ -129,7 +129,9 @@ def test_right_padded_prompts_are_refused(placed: PlacedModel) -> None:
         placed.generate(ids.flip(1), attention_mask=mask.flip(1), **GREEDY)
 
 
-@pytest.mark.parametrize("settings", [{}, {"num_return_sequences": 3, "length_penalty": 0.5}, {"do_sample": True}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"num_return_sequences": 3, "length_penalty": 0.5}, {"do_sample": True}]
+)
 def test_beams(eager: PreTrainedModel, placed: PlacedModel, settings: dict[str, Any]) -> None:
     ids = token_ids(2, 9)
     settings = {"max_new_tokens": 16, "num_beams": 4, **settings}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from ktc.capture import CacheSpec
 from ktc.runtime.errors import UnsupportedCallError
 from ktc.runtime.kv import KvPool, block_bytes, blocks_for
