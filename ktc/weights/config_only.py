@@ -17,8 +17,8 @@ def read_config(where: str | Path) -> PreTrainedConfig:
 
     Raises:
         SourceNotFoundError: there is no such place, or no configuration in it.
-        UnsupportedModelError: transformers does not know the model type, or the file is not valid. Code that comes
-            with a model is never run.
+        UnsupportedModelError: transformers does not know the model type, or the file is not valid. Code that
+            comes with a model is never run.
     """
     path = Path(where).expanduser()
     file = path / "config.json" if path.is_dir() else path

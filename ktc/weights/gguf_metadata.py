@@ -23,7 +23,7 @@ from ktc.errors import GgufError, MetadataError
 MAX_HEADER_BYTES = 256 << 20
 MAX_KEYS = 1 << 16
 MAX_STRING_BYTES = 16 << 20
-MAX_STRINGS = 1 << 22
+MAX_STRINGS = 1 << 21
 MAX_NAME_BYTES = 1 << 12
 
 
@@ -138,7 +138,24 @@ class Cursor:
             raise self.error(f"{key!r} claims {count} strings; a file may hold {MAX_STRINGS} in all", key)
         self.require(count * 8, f"an array of {count} strings", key)
         self._strings_left -= count
-        return [self.text("a string", key) for _ in range(count)]
+        found = []
+        data, end, position = self._data, self._end, self.position
+        for _ in range(count):  # vocabularies have hundreds of thousands: no call a string while all is well
+            start = position + 8
+            length = _U64.unpack_from(data, position)[0] if start <= end else end
+            stop = start + length
+            if stop <= end and length <= MAX_STRING_BYTES:
+                try:
+                    found.append(data[start:stop].decode("utf-8"))
+                    position = stop
+                    continue
+                except UnicodeDecodeError:
+                    pass
+            self.position = position
+            found.append(self.text("a string", key))  # raises, and says why
+            position = self.position
+        self.position = position
+        return found
 
     def numbers(self, kind: ValueType, count: int, key: str) -> npt.NDArray[Any]:
         """`count` numbers or bools as a copy, so that the file need not stay mapped for them."""

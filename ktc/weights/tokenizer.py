@@ -18,7 +18,7 @@ from tokenizers import (
     processors,
 )
 
-from ktc.errors import TokenizerError
+from ktc.errors import WeightError
 from ktc.weights.gguf_metadata import Metadata
 from ktc.weights.pretokenizers import KINDS
 from ktc.weights.vocabulary import PREFIX, TokenType, Vocabulary, error, read_vocabulary
@@ -48,7 +48,7 @@ def tokenizer_of(metadata: Metadata) -> PreTrainedTokenizerBase | None:
         build = _byte_level_bpe if kind == "gpt2" else _sentencepiece_bpe
         tokenizer = build(metadata, vocabulary)
         _add_special_tokens(tokenizer, vocabulary)
-    except TokenizerError:
+    except WeightError:
         raise
     except Exception as problem:  # the tokenizers library raises bare Exception for contradicting lists
         raise error(metadata, PREFIX + "tokens", f"no tokenizer can be built: {problem}") from problem
