@@ -1,0 +1,22 @@
+# Qwen3 mixture of experts (30B-A3B, 235B-A22B): Qwen3's attention, and fused experts behind a router.
+#
+# model.embed_tokens
+# model.layers[*].self_attn.{q,k,v,o}_proj, .self_attn.{q,k}_norm
+#                .mlp.gate (the router), .mlp.experts (gate_up_proj and down_proj of all experts in one module)
+#                .input_layernorm, .post_attention_layernorm
+# model.norm, lm_head
+#
+# This library names the modules and includes the fusions; devices and `place` rules are yours.
+include "std/fusions.kt"
+
+let decoder = match model.layers[*]
+let attention = match model.layers[*].self_attn
+let qkv = match model.layers[*].self_attn.q_proj
+  or model.layers[*].self_attn.k_proj
+  or model.layers[*].self_attn.v_proj
+let experts = match model.layers[*].mlp.experts
+let router = match model.layers[*].mlp.gate
+let linears = match model.layers[*].self_attn.*_proj
+let norms = match **.*_layernorm or **.*_norm or model.norm
+let embedding = match model.embed_tokens
+let head = match lm_head
