@@ -52,6 +52,10 @@ def _attempt(source: Source, start: str, begin: int, stop: int | None) -> tuple[
     except NumberError as error:
         span = source.span(error.token.start, error.token.end)
         return None, [Diagnostic("KT004", "number is too large", (Label(span),))]
+    if builder.types and isinstance(value, tree.File):
+        wrong = {span.start for span in builder.types}
+        kept = (i for i in value.items if not any(i.span.start <= w < i.span.end for w in wrong))
+        value = tree.File(value.span, value.path, tuple(kept))
     notes = ("`x: T[*, d]` gives the type of a captured value in a rewrite's pattern",)
     message = "a type can only be given inside a rewrite"
     return value, [Diagnostic("KT008", message, (Label(span),), notes) for span in builder.types]

@@ -70,6 +70,7 @@ def _pattern(scope: Scope, item: tree.Rewrite, names: Names) -> None:
                 labels = (Label(name.span, "bound here"), Label(names.captured[name.id], "captured above"))
                 message = f"`{name.id}` is captured before it is bound"
                 scope.diagnostics.append(Diagnostic("KT508", message, labels))
+                names.bound[name.id] = names.captured.pop(name.id)
             else:
                 names.bound[name.id] = name.span
     for name, kind in names.attributes.items():
