@@ -117,11 +117,12 @@ class KtcCache(Cache):
     def activate_past_recording(self) -> None:
         """Nothing to record: paged blocks keep every token, so `crop` can always go back."""
 
-    def crop(self, tokens_to_remove: int) -> None:
+    def crop(self, tokens_to_remove: int | torch.Tensor) -> None:
         """Forgets columns: a negative number of them to remove, or a positive number to keep; 0 does nothing.
 
-        Older transformers call with what remains, later ones with what to remove, negated.
+        The positive number is an older convention of transformers.
         """
+        tokens_to_remove = int(tokens_to_remove)  # some transformers count in tensors
         if tokens_to_remove == 0:
             return
         keep = max(0, self.columns + tokens_to_remove) if tokens_to_remove < 0 else tokens_to_remove
