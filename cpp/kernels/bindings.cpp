@@ -10,6 +10,7 @@
 #include <string>
 
 #include "kernels/address.hpp"
+#include "kernels/embedding.hpp"
 #include "kernels/linear/linear.hpp"
 #include "kernels/packed/pack.hpp"
 #include "runtime/pool.hpp"
@@ -82,14 +83,41 @@ void bind_linear(nb::module_& m) {
   m.def(
       "linear",
       [](uint64_t weight, int format, int64_t rows, int64_t columns, uint64_t x, int64_t x_stride,
-         int64_t tokens, uint64_t bias, uint64_t y, int64_t y_stride) {
+         int64_t tokens, uint64_t bias, uint64_t y, int64_t y_stride, int threads) {
+        const runtime::Pool::Limit limit(threads);
         linear(weight_of(weight, format, rows, columns), pointer<const float>(x), x_stride, tokens,
                pointer<const float>(bias), pointer<float>(y), y_stride);
       },
       nb::arg("weight"), nb::arg("format"), nb::arg("rows"), nb::arg("columns"), nb::arg("x"),
-      nb::arg("x_stride"), nb::arg("tokens"), nb::arg("bias"), nb::arg("y"), nb::arg("y_stride"), Release(),
+      nb::arg("x_stride"), nb::arg("tokens"), nb::arg("bias"), nb::arg("y"), nb::arg("y_stride"),
+      nb::arg("threads") = 0, Release(),
       "y[tokens, rows] = x[tokens, columns] * weight^T + bias over a packed weight; addresses, strides in "
       "floats.");
+}
+
+void bind_embedding(nb::module_& m) {
+  m.def(
+      "embedding",
+      [](uint64_t weight, int format, int64_t rows, int64_t columns, uint64_t ids, int64_t tokens,
+         uint64_t out) {
+        embedding(weight_of(weight, format, rows, columns), pointer<const int64_t>(ids), tokens,
+                  pointer<float>(out));
+      },
+      nb::arg("weight"), nb::arg("format"), nb::arg("rows"), nb::arg("columns"), nb::arg("ids"),
+      nb::arg("tokens"), nb::arg("out"), Release(),
+      "out[tokens, columns] float32: rows of a packed weight by int64 ids.\n\n"
+      "Raises:\n    IndexError: an id outside the rows.");
+  m.def(
+      "embedding_blocks",
+      [](uint64_t blocks, int format, int64_t rows, int64_t columns, uint64_t ids, int64_t tokens,
+         uint64_t out) {
+        embedding_blocks(format_of(format), pointer<const uint8_t>(blocks), rows, columns,
+                         pointer<const int64_t>(ids), tokens, pointer<float>(out));
+      },
+      nb::arg("blocks"), nb::arg("format"), nb::arg("rows"), nb::arg("columns"), nb::arg("ids"),
+      nb::arg("tokens"), nb::arg("out"), Release(),
+      "The same from a weight's blocks as a file holds them.\n\nRaises:\n    IndexError: an id outside the "
+      "rows.");
 }
 
 }  // namespace
@@ -98,4 +126,5 @@ void bind_linear(nb::module_& m) {
 void ktc::bind_kernels(nb::module_& m) {
   kernels::bind_packed(m);
   kernels::bind_linear(m);
+  kernels::bind_embedding(m);
 }

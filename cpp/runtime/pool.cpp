@@ -65,6 +65,9 @@ struct alignas(64) Range {
 // The thread's index while it runs a loop's body, else -1.
 thread_local int current_worker = -1;
 
+// What Pool::Limit sets; 0 for no limit.
+thread_local int thread_limit = 0;
+
 void pin_to(const Core& core) {
 #ifdef __linux__
   const int highest = core.cpus.back() + 1;
@@ -104,6 +107,7 @@ struct Pool::State {
   Body body = nullptr;
   void* context = nullptr;
   int64_t grain = 1;
+  int active = 1;  // threads that take part
   std::atomic<bool> failed{false};
   std::exception_ptr error;
 
@@ -140,9 +144,10 @@ struct Pool::State {
   }
 
   void work(int worker) {
+    if (worker >= active) return;
     current_worker = worker;
     try {
-      for (int i = 0; i < threads; ++i) take(ranges[(worker + i) % threads], worker);
+      for (int i = 0; i < active; ++i) take(ranges[(worker + i) % active], worker);
     } catch (...) {
       if (!failed.exchange(true)) error = std::current_exception();
     }
@@ -188,16 +193,17 @@ struct Pool::State {
     sleepers.fetch_sub(1);
   }
 
-  void run(int64_t items, int64_t piece, Body loop, void* argument) {
+  void run(int64_t items, int64_t piece, int wanted, Body loop, void* argument) {
     const std::lock_guard<std::mutex> lock(callers);
     if (!started) start();
     body = loop;
     context = argument;
     grain = piece;
+    active = wanted;
     const int64_t pieces = (items + grain - 1) / grain;
-    for (int i = 0; i < threads; ++i) {
-      ranges[i].next.store(pieces * i / threads * grain, std::memory_order_relaxed);
-      const int64_t end = pieces * (i + 1) / threads * grain;
+    for (int i = 0; i < active; ++i) {
+      ranges[i].next.store(pieces * i / active * grain, std::memory_order_relaxed);
+      const int64_t end = pieces * (i + 1) / active * grain;
       ranges[i].end = end < items ? end : items;
     }
     failed.store(false, std::memory_order_relaxed);
@@ -248,7 +254,16 @@ Pool& Pool::instance() {
 }
 
 int Pool::threads() const {
-  return state_.load()->threads;
+  const int all = state_.load(std::memory_order_acquire)->threads;
+  return thread_limit > 0 && thread_limit < all ? thread_limit : all;
+}
+
+Pool::Limit::Limit(int threads) : before_(thread_limit) {
+  thread_limit = threads;
+}
+
+Pool::Limit::~Limit() {
+  thread_limit = before_;
 }
 
 void Pool::set_threads(int count) {
@@ -273,11 +288,12 @@ void Pool::run(int64_t items, int64_t grain, Body body, void* context) {
   if (items <= 0) return;
   if (grain < 1) grain = 1;
   State& state = *state_.load(std::memory_order_acquire);
-  if (current_worker >= 0 || items <= grain || state.threads == 1) {
+  const int active = thread_limit > 0 && thread_limit < state.threads ? thread_limit : state.threads;
+  if (current_worker >= 0 || items <= grain || active == 1) {
     body(context, 0, items, current_worker >= 0 ? current_worker : 0);
     return;
   }
-  state.run(items, grain, body, context);
+  state.run(items, grain, active, body, context);
 }
 
 }  // namespace ktc::runtime

@@ -22,7 +22,7 @@ class Pool {
   // threads which still run at exit touch nothing that is gone.
   static Pool& instance();
 
-  // Threads a loop uses, the caller's included.
+  // Threads a loop of the calling thread uses, itself included.
   int threads() const;
 
   static constexpr int kMaximum = 1024;
@@ -48,6 +48,18 @@ class Pool {
         },
         const_cast<void*>(static_cast<const void*>(&callable)));
   }
+
+  // While it lives, the calling thread's loops use at most `threads` threads; 0 for all.
+  class Limit {
+   public:
+    explicit Limit(int threads);
+    ~Limit();
+    Limit(const Limit&) = delete;
+    Limit& operator=(const Limit&) = delete;
+
+   private:
+    int before_;
+  };
 
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;

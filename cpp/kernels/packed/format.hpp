@@ -20,27 +20,9 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace ktc::kernels {
+#include "formats/format.hpp"
 
-enum class Format : int {
-  f32,
-  f16,
-  bf16,
-  q4_0,
-  q4_1,
-  q5_0,
-  q5_1,
-  q8_0,
-  q2_k,
-  q3_k,
-  q4_k,
-  q5_k,
-  q6_k,
-  iq4_nl,
-  iq4_xs,
-  mxfp4
-};
-inline constexpr int kFormats = 16;
+namespace ktc::kernels {
 
 // What a chunk's header holds; h(r) is a float16, b(r) a byte, of the band's row r.
 enum class Scales : int {

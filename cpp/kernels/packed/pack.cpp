@@ -130,16 +130,6 @@ void pack_floats(const uint8_t* blocks, int64_t rows, int64_t columns, int64_t p
 
 }  // namespace
 
-Format parse_format(std::string_view name) {
-  std::string known;
-  for (int i = 0; i < kFormats; ++i) {
-    if (name == kSpecs[i].name) return static_cast<Format>(i);
-    known += (i ? ", " : "") + std::string(kSpecs[i].name);
-  }
-  throw std::invalid_argument("no packed layout for format \"" + std::string(name) + "\"; there is one for " +
-                              known);
-}
-
 void check_shape(Format format, int64_t rows, int64_t columns) {
   const Spec s = spec(format);
   const int64_t step = std::max(kTileColumns, s.block_elements);

@@ -4,14 +4,10 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <string_view>
 
 #include "kernels/packed/format.hpp"
 
 namespace ktc::kernels {
-
-// The format called `name` ("q4_k"); throws std::invalid_argument which lists the names.
-Format parse_format(std::string_view name);
 
 // Throws std::invalid_argument, with the reason, when a weight of this shape cannot be packed: columns must
 // be a multiple of 32 and of the format's block, and sizes positive and below 2^31.

@@ -1,7 +1,11 @@
 // Turns rows of packed weights back into floats: for embeddings and for tests.
+#include <cstring>
+
 #include "kernels/packed/pack.hpp"
-#include "kernels/packed/tile.inl.hpp"
+// clang-format off: the vectors come before what is written in terms of them.
 #include "kernels/simd/generic.inl.hpp"
+#include "kernels/packed/tile.inl.hpp"
+// clang-format on
 
 namespace ktc::kernels {
 namespace {
