@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 # `nn.Module.__call__` and the globals of modelling modules are the process's: captures take turns.
-_LOCK = threading.RLock()
+LOCK = threading.RLock()
 
 ModuleCall = Callable[[Callable[..., Any], nn.Module, tuple[Any, ...], dict[str, Any]], Any]
 
@@ -26,7 +26,7 @@ def module_calls(
         route: (the original `__call__`, module, args, kwargs) -> the call's result.
         functions: replacements of module globals by (module, name), seen by this thread only.
     """
-    with _LOCK:
+    with LOCK:
         owner = threading.get_ident()
         original = nn.Module.__call__
 

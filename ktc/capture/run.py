@@ -13,7 +13,7 @@ from torch import nn
 from ktc.capture.captured import CacheSpec
 from ktc.capture.errors import CaptureError, model_line
 from ktc.capture.functions import FUNCTION_LIFTS
-from ktc.capture.hook import module_calls
+from ktc.capture.hook import LOCK, module_calls
 from ktc.capture.modules import module_lifts
 from ktc.capture.rotary import apply_lifts, rotary_lifts
 from ktc.capture.stamp import stampable
@@ -40,10 +40,12 @@ def make_tracer(root: nn.Module, dims: Dims, *, stamp: bool) -> Tracer:
 
 def trace(root: nn.Module, tracer: Tracer, forward: Callable[[], Any]) -> Any:
     """Runs `forward` under the tracer; failures of the model become CaptureErrors that name the place."""
-    functions = apply_lifts(root, lambda: tracer)
     try:
-        with torch.no_grad(), module_calls(tracer.call, functions), tracer.dims.fake_mode, tracer:
-            return forward()
+        with LOCK, torch.no_grad():
+            # Under the lock, since another capture may have replaced the functions that are tried here.
+            functions = apply_lifts(root, lambda: tracer)
+            with module_calls(tracer.call, functions), tracer.dims.fake_mode, tracer:
+                return forward()
     except CaptureError:
         raise
     except Exception as error:

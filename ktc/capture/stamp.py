@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +62,12 @@ def _identity(value: object) -> str:
         return repr(value)
     if isinstance(value, (list, tuple)):
         return f"{type(value).__name__}({', '.join(_identity(item) for item in value)})"
+    if isinstance(value, functools.partial):
+        return (
+            f"partial({_identity(value.func)}, {_identity(value.args)}, {sorted(value.keywords.items())!r})"
+        )
+    if isinstance(value, types.MethodType) and isinstance(value.__self__, nn.Module):
+        return f"method {type(value.__self__).__qualname__}.{value.__name__}"
     return f"object {id(value)}"
 
 
