@@ -190,6 +190,16 @@ def _post_processor(
     return processors.TemplateProcessing(single=single, pair=[*single, *second], special_tokens=special)
 
 
+class _Handover:
+    """Gives the tokenizer away where transformers would deep-copy it (2 s for Gemma's vocabulary)."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def __deepcopy__(self, memo: object) -> Tokenizer:
+        return self._tokenizer
+
+
 def _wrap(metadata: Metadata, vocabulary: Vocabulary, tokenizer: Tokenizer) -> PreTrainedTokenizerBase:
     from transformers import PreTrainedTokenizerFast
 
@@ -209,7 +219,7 @@ def _wrap(metadata: Metadata, vocabulary: Vocabulary, tokenizer: Tokenizer) -> P
     context = f"{architecture}.context_length"
     templates = dict(vocabulary.templates)
     wrapped: PreTrainedTokenizerBase = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer,
+        tokenizer_object=_Handover(tokenizer),
         **{
             role: AddedToken(text, normalized=False, special=True)
             for role, text in named.items()
