@@ -38,8 +38,8 @@ class Builder:
     """Makes tree nodes of one source.
 
     Attributes:
-        types: spans of typed captures (`x: T[*, d]`) seen outside a rewrite so far: the grammar takes them in any
-            argument list, the language only in a pattern or replacement.
+        types: spans of typed captures (`x: T[*, d]`) seen outside a rewrite so far: the grammar takes them in
+            any argument list, the language only in a pattern or replacement.
     """
 
     def __init__(self, source: Source) -> None:
@@ -69,15 +69,15 @@ class Builder:
     def hardware(self, span: Span, *parts: Token | None) -> tuple[Token | None, ...]:
         return parts
 
-    def device(self, span: Span, name: Token, hardware: tuple[Token, ...], options: Any) -> tree.Device:
+    def device(self, span: Span, name: Token, hardware: tuple[Token, Any, Any], options: Any) -> tree.Device:
         kind, first, last = hardware
         found: tuple[tree.Keyword, ...] = ()
         if options is not None:
             args, found = options
             for arg in args:  # kept as a keyword without a name, for the checker to complain about
                 found += (tree.Keyword(arg.span, "", arg),)
-        indices = [None if token is None else _integer(token) for token in (first, last)]
-        return tree.Device(span, self._name(name), kind.text, indices[0], indices[1], found)
+        low, high = (None if token is None else _integer(token) for token in (first, last))
+        return tree.Device(span, self._name(name), kind.text, low, high, found, self._at(kind))
 
     def param(
         self, span: Span, name: Token, type_: Token, default: tree.Expr, help_: Token | None
@@ -210,6 +210,8 @@ class Builder:
             return tree.Capture(value.span, value.id)
         if isinstance(value, tree.Apply) and "." in value.function.id:
             return self._call(value.span, value.function.id, (value.args, value.keywords))
+        if isinstance(value, tree.Unary) and value.op == "-" and isinstance(value.operand, tree.Number):
+            return tree.Number(value.span, -value.operand.value)
         return value
 
     def tensor(self, span: Span, dtype: Token, *dims: Any) -> tree.TensorType:

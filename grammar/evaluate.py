@@ -1,4 +1,4 @@
-"""Evaluates expressions of the language over an environment of names. No torch here: values may be anything."""
+"""Evaluates expressions of the language over an environment of names. No torch: values may be anything."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def describe(value: Any) -> str:
         (DeviceGroup, "a group of devices"),
         (SiteSet, "a set of modules"),
     ):
-        if isinstance(value, kind):  # type: ignore[arg-type]
+        if isinstance(value, kind):
             return words
     if isinstance(value, Symbol):
         return f"the name `{value.name}`"
@@ -113,8 +113,8 @@ def evaluate(expr: tree.Expr, env: Mapping[str, Any], *, symbols: bool | Contain
         env: what names stand for: values, callables (built-in functions), `Deferred` expressions, or, for a
             dotted name such as `config.num_experts`, a mapping or object under its first part. A key "@name"
             holds the value of `@name`.
-        symbols: whether a name without an entry is a `Symbol` (True), an error (False), or a `Symbol` only when
-            it is one of these names. A call of such a name is a `Call`.
+        symbols: whether a name without an entry is a `Symbol` (True), an error (False), or a `Symbol` only
+            when it is one of these names. A call of such a name is a `Call`.
 
     Raises:
         EvaluationError: a name is unknown, an operand has the wrong type, a division by zero, ...
@@ -332,9 +332,10 @@ def count_range(
 def rule_env(site: Site, layers: int | None, config: object, rules: Rules) -> dict[str, Any]:
     """What the `where` and the actions of a rule see of one site.
 
-    `rules.values()`, `layers` and `config`, and of the site `name`, `params`, `bytes`, `layer`, `dtype` (a Symbol
-    such as `bf16`) and `shape` (a list). A site outside the decoder layers has no `layer`, one without parameters no
-    `dtype` and `shape`: a `where` that reads those is false for it (see `applies`), an action that reads them an error.
+    `rules.values()`, `layers` and `config`, and of the site `name`, `params`, `bytes`, `layer`, `dtype` (a
+    Symbol such as `bf16`) and `shape` (a list). A site outside the decoder layers has no `layer`, one without
+    parameters no `dtype` and `shape`: a `where` that reads those is false for it (see `applies`), an action
+    that reads them an error.
     """
     env = dict(rules.values(layers=layers, config=config))
     env |= {"name": site.name, "params": site.params, "bytes": site.bytes}

@@ -28,7 +28,7 @@ def explain(
 ) -> Diagnostic | None:
     """Why a selector names none of the sites; None when it names some.
 
-    KT201 with the part that fails, KT205 when the class is nowhere in the model, KT206 for an index outside it.
+    KT201 with the part that fails, KT205 for a class that the model lacks, KT206 for an index outside it.
     `layers` is counted from the sites when not given.
     """
     return _Explainer(rules, list(sites), layers, config).explain(selector)
@@ -42,7 +42,7 @@ def range_problems(
     layers: int | None = None,
     config: object = None,
 ) -> list[Diagnostic]:
-    """KT206 for each index of a selector that reaches beyond the modules there are, though others may match."""
+    """KT206 for each index of a selector that reaches beyond the modules there are."""
     explainer = _Explainer(rules, list(sites), layers, config)
     return [found for path in _paths(selector) for found in explainer.ranges(path)]
 
@@ -123,7 +123,7 @@ class _Explainer:
         if not inside:
             return Diagnostic("KT201", DEAD, (label,), ("no name contains a match either",))
         notes = (
-            f"it matches inside {_plural(len(inside), 'name')}, `{inside[0]}` for one, and must match all of it",
+            f"it matches inside {_plural(len(inside), 'name')} (`{inside[0]}`), and must match all of it",
         )
         fix = Fix(f'did you mean `re".*{selector.pattern}.*"`?', selector.span, f're".*{selector.pattern}.*"')
         return Diagnostic("KT201", DEAD, (label,), notes, (fix,))

@@ -1,8 +1,8 @@
 """The formatter behind `ktc fmt`: one layout for every file, comments kept.
 
-Clauses of a rule stand one a line with their words in a column; a rule, `on`, `pattern` or `replace` block written on
-one line stays on one line while it fits. Blank lines are kept, at most one; rules and rewrites of several lines get one
-around them. A comment stays before, or behind on the line of, what it stood by.
+Clauses of a rule stand one a line with their words in a column; a rule, `on`, `pattern` or `replace` block
+written on one line stays on one line while it fits. Blank lines are kept, at most one; rules and rewrites of
+several lines get one around them. A comment stays before, or behind on the line of, what it stood by.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class _Formatter:
             self._last_line = self._line(start)
 
     def _emit(self, text: str, indent: int, start: int, end: int) -> None:
-        """Writes what stood in source[start:end], comments before and inside it first, one behind it after it."""
+        """Writes what stood in source[start:end]; comments before and inside it first, one behind it last."""
         self._flush(end, indent)
         self._gap(self._line(start))
         self._lines += (" " * indent + text).split("\n")
@@ -232,7 +232,7 @@ class _Formatter:
         self._close(0, item.span)
 
     def _binds(self, word: str, binds: Sequence[tree.Bind], after: int) -> None:
-        """A `pattern` or `replace` block; its braces are found in the text, since the tree has no node for it."""
+        """A `pattern` or `replace` block; its braces are found in the text: the tree has no node for it."""
         blank = _COMMENTS.sub(
             lambda m: " " * len(m.group()) if m.group(1) else m.group(),
             self._source.text[after : binds[0].span.start],

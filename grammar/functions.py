@@ -1,7 +1,7 @@
 """The functions that expressions may call: where each is known, what it takes and what it answers.
 
-Those that need no compiler (`min`, `ceil`, ...) are implemented here. The others are given to `evaluate` by the
-pass that knows the answer: `peak` by the memory plan, `same_format` by the matcher.
+Those that need no compiler (`min`, `ceil`, ...) are implemented here. The others are given to `evaluate` by
+the pass that knows the answer: `peak` by the memory plan, `same_format` by the matcher.
 """
 
 from __future__ import annotations

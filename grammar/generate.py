@@ -1,4 +1,4 @@
-"""Turns `kt.lark` into `tables.json`, so that parsing needs neither lark nor its table construction at run time.
+"""Turns `kt.lark` into `tables.json`, so that parsing needs no lark and builds no tables.
 
 Run `python -m ktc.grammar.generate` after editing the grammar. Building the LALR(1) tables takes lark 0.3 s,
 more than `ktc check` may take as a whole process; reading them back takes a few milliseconds.
@@ -54,8 +54,8 @@ def _rule_row(rule: Rule) -> list[Any]:
     """[callback, length, keep, inline]: what a reduction by this rule does with its children.
 
     callback: the builder's method, "" for a helper rule that only collects, "=" for one that hands its single
-    child on. keep: positions of the children handed over, -1 standing for a placeholder None. inline: those of
-    `keep` whose value is a list to splice in.
+    child on. keep: positions of the children handed over, -1 standing for a placeholder None. inline: those
+    of `keep` whose value is a list to splice in.
     """
     name = str(rule.origin.name)
     keep: list[int] = []
@@ -66,7 +66,7 @@ def _rule_row(rule: Rule) -> list[Any]:
             keep.append(-1)
             continue
         symbol = rule.expansion[position]
-        if not (symbol.is_term and symbol.filter_out):
+        if not getattr(symbol, "filter_out", False):  # only terminals have it
             keep.append(position)
         position += 1
     inline = [
@@ -84,10 +84,10 @@ def _rule_row(rule: Rule) -> list[Any]:
 def tables() -> dict[str, Any]:
     """The parser's tables as plain JSON values, the same for the same grammar on every run.
 
-    In `states`, a terminal or rule name leads to s >= 0 (shift or go to state s) or -1 - r (reduce by rule r).
+    In `states`, a terminal or rule name leads to s >= 0 (shift or go to state s) or -1 - r (reduce by r).
     """
     lark = build_lark()
-    parse_table = lark.parser.parser._parse_table  # type: ignore[union-attr]
+    parse_table = lark.parser.parser._parse_table
     if not isinstance(parse_table, ParseTable):
         raise TypeError("lark changed the way it keeps its parse table")
     rules = sorted({_rule_key(rule): rule for rule in lark.rules}.items())
@@ -104,11 +104,11 @@ def tables() -> dict[str, Any]:
                 queue.append(argument)
     states = []
     for state in order:
-        row = {
+        numbered = {
             str(symbol): order[argument] if action is Shift else -1 - number[_rule_key(argument)]
             for symbol, (action, argument) in parse_table.states[state].items()
         }
-        states.append(dict(sorted(row.items())))
+        states.append(dict(sorted(numbered.items())))
     return {
         "grammar": hashlib.sha256(GRAMMAR.read_bytes()).hexdigest(),
         "terminals": _terminals(lark),

@@ -71,15 +71,16 @@ def _accepted(tables: Tables, stack: list[int]) -> list[str]:
         if not terminal.lstrip("_")[:1].isupper() and terminal != END:  # a rule, not a terminal
             continue
         states = list(stack)
-        while action is not None and action < 0:
-            name, _, length, _, _ = tables.rules[-1 - action]
+        step: int | None = action
+        while step is not None and step < 0:
+            name, _, length, _, _ = tables.rules[-1 - step]
             del states[len(states) - length :]
             goto = tables.states[states[-1]][name]
             states.append(goto)
             if terminal == END and goto in tables.ends.values():
                 break
-            action = tables.states[goto].get(terminal)
-        if action is not None:
+            step = tables.states[goto].get(terminal)
+        if step is not None:
             found.append(terminal)
     return found
 

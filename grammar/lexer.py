@@ -58,7 +58,7 @@ class Lexer:
         return position
 
     def next(self, text: str, position: int, accepts: Mapping[str, int]) -> Token:
-        """The token at `position`, which must not be blank. Raises LexError when nothing in `accepts` fits."""
+        """The token at `position`, which is not blank. Raises LexError when nothing in `accepts` fits."""
         if position == len(text):
             return Token(END, "", position)
         best, length = "", 0

@@ -151,8 +151,8 @@ def check(
         try:
             program = _read(name)
         except (OSError, ValueError) as error:
-            found = _unreadable(name, error, Span(name, *_NOWHERE))
-            return CheckResult(None, (Diagnostic(found.code, found.message, (), found.notes),), {})
+            problem = replace(_unreadable(name, error, Span(name, *_NOWHERE)), labels=(), fixes=())
+            return CheckResult(None, (problem,), {})
     _merge(merged, name, program, ())
     rules, problems = check_program(name, merged.items, params or {})
     if merged.diagnostics:  # what could not be read may declare what seems to be missing

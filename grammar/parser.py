@@ -17,8 +17,8 @@ _COLUMN_ONE = re.compile(r"\w+[ \t]+\"?\w")
 def _chunks(text: str) -> list[tuple[int, int]]:
     """Ranges of text that hold one item each, by looking at braces and line starts only.
 
-    An item's keyword begins a chunk when it is the first word of its line outside braces, or stands in column 1
-    followed by a word even inside braces: then a `}` is missing before it.
+    An item's keyword begins a chunk when it is the first word of its line outside braces, or stands in column
+    1 followed by a word even inside braces: then a `}` is missing before it.
     """
     starts, depth = [0], 0
     for match in _SCAN.finditer(text):

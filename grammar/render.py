@@ -11,7 +11,6 @@ from ktc.grammar.diagnostics import Diagnostic, Label, Severity
 from ktc.grammar.source import Source
 from ktc.grammar.tree import Span
 
-TAB = "    "
 _SPAN = ("file", "start", "end", "line", "column", "end_line", "end_column")
 _COLORS = {"error": "\033[1;31m", "warning": "\033[1;33m", "blue": "\033[1;34m", "bold": "\033[1m"}
 _RESET = "\033[0m"
@@ -78,7 +77,7 @@ def _snippet(
         if shown is not None and number > shown + 1:
             lines.append(paint("blue", "..."))
         lines.append(
-            f"{paint('blue', str(number).rjust(width))} {bar} {source.line(number).replace(chr(9), TAB)}".rstrip()
+            f"{paint('blue', str(number).rjust(width))} {bar} {source.line(number).expandtabs(1)}".rstrip()
         )
         here = sorted(
             (label for label in labels if label.span.line == number), key=lambda label: -label.span.column
@@ -96,8 +95,8 @@ def _mark(source: Source, span: Span, character: str) -> tuple[str, str]:
     """The blanks before a mark and the mark: to the end of its first line where the span goes on."""
     text = source.line(span.line)
     end = span.end_column - 1 if span.end_line == span.line else len(text)
-    before = text[: span.column - 1].replace("\t", TAB)
-    marked = text[span.column - 1 : end].replace("\t", TAB)
+    before = text[: span.column - 1].expandtabs(1)
+    marked = text[span.column - 1 : end].expandtabs(1)
     return " " * len(before), character * max(1, len(marked))
 
 
@@ -123,7 +122,7 @@ def _span(span: Span) -> dict[str, Any]:
 def print_diagnostics(
     diagnostics: Iterable[Diagnostic], sources: Mapping[str, str], stream: TextIO | None = None
 ) -> None:
-    """Shows diagnostics on a stream (standard error), a blank line between them, and a last line that counts them."""
+    """Shows diagnostics on a stream (standard error), blank lines between them, and a count at the end."""
     out = stream or sys.stderr
     found = list(diagnostics)
     color = use_color(out)

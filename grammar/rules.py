@@ -1,4 +1,4 @@
-"""Checked rules: what the compiler reads of a `.kt` program once includes are merged and parameters are set."""
+"""Checked rules: what the compiler reads of a program once includes are merged and parameters are set."""
 
 from __future__ import annotations
 

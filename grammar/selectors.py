@@ -23,9 +23,9 @@ class Matcher:
     """A compiled selector.
 
     Paths are anchored: the whole dotted name must match. `*` is one component (globs work inside one,
-    `*_proj`), `**` any number of them, none included, so that `**` also matches the root "". `layers[3..17]` is a
-    component `layers` and then a number from 3 to 17; `[*]` any number; a negative number counts from the end of
-    the decoder layers, `[-1]` being the last. `: Class` asks for the class or one derived from it.
+    `*_proj`), `**` any number of them, none included, so that `**` also matches the root "". `layers[3..17]`
+    is a component `layers` and then a number from 3 to 17; `[*]` any number; a negative number counts from
+    the end of the decoder layers, `[-1]` being the last. `: Class` asks for the class or one derived from it.
     """
 
     def __init__(self, selector: tree.Selector, predicate: Callable[[Site], bool]) -> None:

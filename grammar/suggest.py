@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def distance(a: str, b: str, limit: int) -> int:
-    """Edits (insert, delete, replace, swap of neighbours) from `a` to `b`; more than `limit` is `limit` + 1."""
+    """Edits (insert, delete, replace, swap neighbours) from `a` to `b`; more than `limit` is `limit` + 1."""
     if abs(len(a) - len(b)) > limit:
         return limit + 1
     before: list[int] = []

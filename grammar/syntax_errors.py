@@ -24,36 +24,50 @@ CLASSES = {
     "CMP": "a comparison",
     END: "the end of the file",
 }
-# Sets of terminals that a reader knows by one name, largest first.
+VALUE = frozenset({"NAME", "INT", "FLOAT", "SIZE", "STRING", "LPAR", "LSQB", "AT", "MINUS", "TRUE", "FALSE"})
+EXPRESSION = VALUE | {"NOT"}
+STEP = frozenset({"NAME", "GLOB", "INT", "STAR", "DOUBLESTAR"})
+SELECTOR = STEP | {"REGEX", "LPAR", "AT", "NOT"}
+OPERATOR = frozenset({"PLUS", "MINUS", "STAR", "SLASH", "SLASH2", "PERCENT"})
+# Sets of terminals that a reader knows by one name, the larger before those inside them.
 GROUPS: tuple[tuple[frozenset[str], str], ...] = (
     (frozenset(word.upper() for word in ITEMS), "an item (" + ", ".join(f"`{w}`" for w in ITEMS) + ")"),
-    (
-        frozenset(
-            ["NAME", "INT", "FLOAT", "SIZE", "STRING", "LPAR", "LSQB", "AT", "MINUS", "TRUE", "FALSE", "NOT"]
-        ),
-        "an expression",
-    ),
-    (
-        frozenset(["NAME", "INT", "FLOAT", "SIZE", "STRING", "LPAR", "LSQB", "AT", "MINUS", "TRUE", "FALSE"]),
-        "a value",
-    ),
-    (frozenset(["NAME", "GLOB", "INT", "STAR", "DOUBLESTAR", "REGEX", "LPAR", "AT", "NOT"]), "a selector"),
-    (frozenset(["NAME", "GLOB", "INT", "STAR", "DOUBLESTAR"]), "a part of a path"),
-    (
-        frozenset(["PLUS", "MINUS", "STAR", "SLASH", "SLASH2", "PERCENT", "CMP", "IN", "AND", "OR"]),
-        "an operator",
-    ),
-    (frozenset(["PLUS", "MINUS", "STAR", "SLASH", "SLASH2", "PERCENT"]), "an operator"),
-    (frozenset(["STAR", "SLASH", "SLASH2", "PERCENT"]), "an operator"),
-    (frozenset(["AND", "OR"]), "`and`, `or`"),
+    (EXPRESSION, "an expression"),
+    (VALUE, "a value"),
+    (SELECTOR, "a selector"),
+    (STEP, "a part of a path"),
+    (OPERATOR | {"CMP", "IN", "AND", "OR"}, "an operator"),
+    (OPERATOR, "an operator"),
+)
+CONTINUATIONS = frozenset(
+    {
+        "PLUS",
+        "MINUS",
+        "STAR",
+        "SLASH",
+        "SLASH2",
+        "PERCENT",
+        "CMP",
+        "IN",
+        "AND",
+        "OR",
+        "LPAR",
+        "DOT",
+        "LSQB",
+        "COLON",
+    }
 )
 OPENERS = {"{": "}", "(": ")", "[": "]"}
+_NUMBER = re.compile(r"\d[\d_]*(\.\d+)?([eE]\d+|[KMGT]iB)?")
 _SKIP = re.compile(r'#[^\n]*|"[^"\n]*"')
 
 
 def expected(accepts: Iterable[str]) -> str:
     """The terminals as a reader's phrase: "a name or `}`"; never a terminal's own name."""
     left = set(accepts)
+    if left - CONTINUATIONS:  # one could always go on with an operator: say it only where nothing else fits
+        begins = "NAME" in left and ("INT" in left or "GLOB" in left)
+        left -= CONTINUATIONS - (EXPRESSION | SELECTOR if begins else frozenset())
     words = []
     for group, phrase in GROUPS:
         if group <= left:
@@ -73,7 +87,7 @@ def _found(source: Source, start: int, stop: int) -> tuple[int, str]:
     """The end of what stands at `start`, and its name in a message."""
     if start >= stop:
         return start, "the end of the file" if stop == len(source.text) else "the end of the item"
-    match = re.compile(r'[\w.]*\w|"[^"\n]*"|\.\.|\*\*|//|[=!<>]=|.', re.DOTALL).match(
+    match = re.compile(r'\w[\w.]*\w|\w|"[^"\n]*"|\.\.|\*\*|//|[=!<>]=|.', re.DOTALL).match(
         source.text, start, stop
     )
     text = match.group() if match else source.text[start]
@@ -106,7 +120,7 @@ def _guess(source: Source, start: int, end: int, accepts: Sequence[str]) -> tupl
 def _advice(source: Source, error: ParseError, text: str) -> tuple[str, ...]:
     """What a reader of other languages often means by what stands here."""
     before = error.previous.text if error.previous else ""
-    if text in ("&&", "&", "||", "|", "!"):
+    if text in ("&", "|", "!"):
         return ("write `and`, `or`, `not`",)
     if text == ";":
         return ("nothing separates items or clauses: leave the `;` out",)
@@ -118,7 +132,7 @@ def _advice(source: Source, error: ParseError, text: str) -> tuple[str, ...]:
         return ("comments begin with `#`",)
     if text == "'":
         return ('strings are written "like this"',)
-    if text == ":" and "AT" not in error.accepts and before and "EQUAL" in error.accepts:
+    if before == ":" and error.accepts == ("NAME",):
         return ("write `=` between a name and its value",)
     if text in CLAUSES and "EXPECT" not in error.accepts and "RBRACE" in error.accepts:
         return ("`expect` comes last in a rule or rewrite",)
@@ -134,13 +148,14 @@ def diagnose(source: Source, error: ParseError, begin: int, stop: int) -> Diagno
         span = source.span(start, len(text) if stop_of_line < 0 else stop_of_line)
         notes = ("a string ends on the line it begins on; there are no escapes in it",)
         return Diagnostic("KT002", "string is not closed", (Label(span, 'no `"` closes it'),), notes)
-    if start < stop and text[start].isdigit() and re.search(r"[A-Za-z]", text[start:end]):
+    if start < stop and text[start].isdigit() and not _NUMBER.fullmatch(text[start:end]):
         return _number(source, start, end, error)
     span = source.span(start, max(end, min(start + 1, len(text))) if start < stop else start)
     message = f"expected {expected(error.accepts)}, found {name}"
     opened = _unclosed(source, begin, start)
     word = text[start:end]
-    if opened and (start >= stop or word in ITEMS) and error.accepts:
+    closes = word in OPENERS.values() and bool(opened) and word != OPENERS[text[opened[-1]]]
+    if opened and (start >= stop or word in ITEMS or closes) and error.accepts:
         opener = text[opened[-1]]
         labels = (
             Label(span, f"expected {expected(error.accepts)}"),

@@ -23,14 +23,14 @@ class Span:
 class Node:
     """Anything that stands in the text. Two nodes are equal when they say the same, wherever they stand.
 
-    Equality, hash and repr are written here once: generated for each class, as dataclass would, they would make up a
-    third of the start-up time of `ktc check`.
+    Equality, hash and repr are written here once: generated for each class, as dataclass would, they would
+    make up a third of the start-up time of `ktc check`.
     """
 
     span: Span
 
     def _said(self) -> tuple[object, ...]:
-        return tuple(getattr(self, name) for name in self.__dataclass_fields__ if name != "span")
+        return tuple(getattr(self, name) for name in self.__dataclass_fields__ if not name.endswith("span"))
 
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other) or not isinstance(other, Node):
@@ -41,7 +41,7 @@ class Node:
         return hash((type(self).__name__, self._said()))
 
     def __repr__(self) -> str:
-        names = (name for name in self.__dataclass_fields__ if name != "span")
+        names = (name for name in self.__dataclass_fields__ if not name.endswith("span"))
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
 
@@ -239,6 +239,7 @@ class Device(Node):
     first: int | None
     last: int | None  # set for a group such as cuda:0..3
     options: tuple[Keyword, ...]
+    hardware_span: Span | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)

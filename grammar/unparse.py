@@ -86,7 +86,7 @@ class Unparser:
         return f"({text})" if own < rank else text
 
     def _literal(self, node: tree.Expr) -> tuple[str, int]:
-        return self._text[node.span.start : node.span.end], POSTFIX
+        return "".join(self._text[node.span.start : node.span.end].split()), POSTFIX
 
     def _name(self, node: tree.Name) -> tuple[str, int]:
         return node.id, POSTFIX

@@ -16,7 +16,7 @@ class Symbol:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A name applied to options that no built-in function claims: `int4(group = 128)`, `cpu.experts(threads = 8)`."""
+    """A name with options that no function claims: `int4(group = 128)`, `cpu.linear(threads = 8)`."""
 
     name: str
     args: tuple[Value, ...] = ()

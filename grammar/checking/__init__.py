@@ -38,6 +38,7 @@ def check_program(
     """
     scope = Scope(path)
     names: dict[str, tree.Span] = {}
+    scope.later = {item.name.id: item.name.span for item in items if isinstance(item, tree.Param | tree.Let)}
     # Devices and phases may stand below the rules that use them; parameters and `let`s above.
     for item in items:
         if isinstance(item, tree.Param):

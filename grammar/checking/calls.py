@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ktc.grammar import tree
-from ktc.grammar.checking.scope import Scope
+from ktc.grammar.checking.scope import Scope, head
 from ktc.grammar.checking.types import Typer, fits, words
+from ktc.grammar.diagnostics import Fix
 from ktc.grammar.functions import REWRITE
 from ktc.grammar.ops import OPS, Op
 from ktc.grammar.tree import Span
@@ -63,18 +64,16 @@ class CallChecker:
         self._named(call, op)
 
     def _unknown(self, call: tree.OpCall, namespace: str) -> None:
-        if namespace != "kt" and self._types is not None:
-            return  # a kernel's own op: the registry of the compiler knows it
-        span = tree.Span(
-            call.span.file, call.span.start, call.span.start + len(call.op), call.span.line, call.span.column,
-            call.span.line, call.span.column + len(call.op),
-        )  # fmt: skip
-        if namespace != "kt":
+        if namespace == "kt":
+            self._scope.unknown("KT501", "op", call.op, OPS, call.span, "ops")
+        elif (
+            self._types is None
+        ):  # a replacement may use a kernel's own op, which the compiler's registry knows
+            span = head(call.span, call.op)
             notes = ("a pattern is made of the dialect's ops, which every model is captured in",)
-            fix = self._scope.guess("kt." + call.op.split(".", 1)[-1], OPS, span)
+            meant = "kt." + call.op.split(".", 1)[-1]
+            fix = Fix(f"did you mean `{meant}`?", span, meant) if meant in OPS else None
             self._scope.error("KT501", f"`{call.op}` is no op of the dialect", span, notes=notes, fix=fix)
-            return
-        self._scope.unknown("KT501", "op", call.op, OPS, span, "ops")
 
     def _operands(self, call: tree.OpCall, op: Op) -> None:
         tensors = list(call.operands)
@@ -120,61 +119,52 @@ class CallChecker:
 
     def _named(self, call: tree.OpCall, op: Op) -> None:
         seen: set[str] = set()
+        unknown = False
         for attribute in call.attributes:
             known = op.attributes.get(attribute.name)
             if known is None:
-                self._scope.unknown(
-                    "KT506",
-                    f"attribute of `{call.op}`",
-                    attribute.name,
-                    op.attributes,
-                    attribute.span,
-                    "attributes",
-                )
+                unknown = True
+                of = f" of `{call.op}`"
+                names = op.attributes
+                span = attribute.span
+                self._scope.unknown("KT506", "attribute", attribute.name, names, span, "attributes", of)
                 continue
             if attribute.name in seen:
                 self._scope.error("KT506", f"`{attribute.name}` is given twice", attribute.span)
             seen.add(attribute.name)
-            self._value(call, attribute, known.type)
-        given_by_position = "sizes" if op.variadic == "ints" and len(call.operands) > len(op.operands) else ""
-        for name, known in op.attributes.items():
-            if known.default is None and name not in seen and name != given_by_position:
-                text = f"write `{name} = ...`"
-                notes = ("a name captures its value: " + f"`{name} = {name}`",) if self._types is None else ()
-                self._scope.error(
-                    "KT506", f"`{call.op}` needs attribute `{name}`", call.span, text, notes=notes
-                )
+            self._value(attribute, known.type, f"`{attribute.name}` of `{call.op}`")
+        if op.variadic == "ints" and len(call.operands) > len(op.operands):
+            seen.add("sizes")
+        missing = [
+            name for name, known in op.attributes.items() if known.default is None and name not in seen
+        ]
+        for name in () if unknown else missing:
+            notes = (f"a name captures its value: `{name} = {name}`",) if self._types is None else ()
+            message, text = f"`{call.op}` needs attribute `{name}`", f"write `{name} = ...`"
+            self._scope.error("KT506", message, call.span, text, notes=notes)
 
-    def _value(self, call: tree.OpCall, attribute: tree.Attribute, wanted: str) -> None:
-        value = attribute.value
+    def _value(self, attribute: tree.Attribute, wanted: str, what: str) -> None:
+        """In a pattern a literal, or a name that captures the value; in a replacement any expression."""
+        value: Any = attribute.value
         if self._types is None:
             if isinstance(value, tree.Capture):
                 known = self._attributes.setdefault(value.name, wanted)
                 if known != wanted:
                     text = f"`{value.name}` is {words(known)} above"
-                    self._scope.error(
-                        "KT506", f"`{attribute.name}` of `{call.op}` is {words(wanted)}", value.span, text
-                    )
+                    self._scope.error("KT506", f"{what} is {words(wanted)}", value.span, text)
                 return
-            if not isinstance(value, _LITERALS) and not _negative(value):
+            if not isinstance(value, _LITERALS):
                 self._scope.error("KT506", "in a pattern, an attribute is a literal or a name", value.span)
                 return
-        if isinstance(value, tree.Capture):
-            kind = self._attributes.get(value.name)
-            if kind is None:
-                value = tree.Name(value.span, value.name)
-                kind = Typer(self._scope, REWRITE, self._types).infer(value)
-        else:
-            kind = self._type(value)
+        elif isinstance(value, tree.Capture):
+            value = tree.Name(value.span, value.name)
+        kind = self._type(value)
         if not fits(kind, wanted):
-            message = f"`{attribute.name}` of `{call.op}` is {words(wanted)}"
-            self._scope.error("KT506", message, attribute.value.span, f"this is {words(kind)}")
+            self._scope.error(
+                "KT506", f"{what} is {words(wanted)}", attribute.value.span, f"this is {words(kind)}"
+            )
 
     def _type(self, value: Any) -> str:
         if isinstance(value, tree.OpCall):
             return "tensor"
         return Typer(self._scope, REWRITE, self._types).infer(value)
-
-
-def _negative(value: object) -> bool:
-    return isinstance(value, tree.Unary) and value.op == "-" and isinstance(value.operand, tree.Number)

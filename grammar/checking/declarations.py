@@ -15,7 +15,6 @@ from ktc.grammar.functions import PHASE, VALUE
 from ktc.grammar.parser import parse_expression
 from ktc.grammar.rules import DeviceDecl, ParamValue
 from ktc.grammar.suggest import closest
-from ktc.grammar.tree import Span
 
 HARDWARE = ("cpu", "cuda", "xpu", "npu", "mps")
 PARAM_TYPES = {"int": "int", "float": "float", "bool": "bool", "str": "str", "size": "int"}
@@ -40,12 +39,12 @@ def check_param(scope: Scope, item: tree.Param, given: Mapping[str, Any]) -> Non
     if kind is None:
         scope.unknown("KT107", "type", item.type.id, PARAM_TYPES, item.type.span, "types")
         return
-    # Only what is declared above is known, and nothing of the model: the value is computed here and now.
     typer = Typer(scope, VALUE)
     scope.param_types[item.name.id] = kind
-    if not typer.check(item.default, kind, f"the default of `{item.name.id}`"):
-        return
     before = len(scope.diagnostics)
+    typer.check(item.default, kind, f"the default of `{item.name.id}`")
+    if len(scope.diagnostics) > before:
+        return
     value = _evaluate(scope, item.default, "KT119")
     if len(scope.diagnostics) > before:
         return
@@ -113,7 +112,9 @@ def check_device(scope: Scope, item: tree.Device) -> None:
         return
     scope.device_types[item.name.id] = "device" if item.last is None else "group"
     if item.hardware not in HARDWARE:
-        scope.unknown("KT110", "hardware", item.hardware, HARDWARE, _hardware_span(item), "hardware")
+        scope.unknown(
+            "KT110", "hardware", item.hardware, HARDWARE, item.hardware_span or item.span, "hardware"
+        )
     if item.last is not None and (item.first or 0) > item.last:
         scope.error("KT112", "the range is empty", item.span, f"{item.first} is greater than {item.last}")
         return
@@ -137,11 +138,6 @@ def check_device(scope: Scope, item: tree.Device) -> None:
     )
 
 
-def _hardware_span(item: tree.Device) -> Span:
-    """The device's hardware stands after `=`, which has no node of its own: point at the whole declaration."""
-    return item.span
-
-
 def _device_option(scope: Scope, item: tree.Device, option: tree.Keyword, values: dict[str, Any]) -> None:
     if not option.name:
         scope.error("KT111", "an option of a device has a name", option.span, notes=(_OPTIONS,))
@@ -153,9 +149,10 @@ def _device_option(scope: Scope, item: tree.Device, option: tree.Keyword, values
     if option.name in values:
         scope.error("KT111", f"`{option.name}` is given twice", option.span)
         return
-    if not Typer(scope, VALUE).check(option.value, kind, f"`{option.name}` of a device"):
-        return
     before = len(scope.diagnostics)
+    Typer(scope, VALUE).check(option.value, kind, f"`{option.name}` of a device")
+    if len(scope.diagnostics) > before:
+        return
     value = _evaluate(scope, option.value, "KT119")
     if len(scope.diagnostics) > before:
         return

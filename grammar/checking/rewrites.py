@@ -1,4 +1,4 @@
-"""Checks `rewrite` items: ops and their arguments, captures bound before use, outputs bound by the replacement."""
+"""Checks `rewrite` items: ops and their arguments, captures bound before use, results bound again."""
 
 from __future__ import annotations
 
@@ -73,10 +73,9 @@ def _pattern(scope: Scope, item: tree.Rewrite, names: Names) -> None:
                 names.bound[name.id] = names.captured.pop(name.id)
             else:
                 names.bound[name.id] = name.span
-    for name, kind in names.attributes.items():
-        if name in names.captured:
-            message = f"`{name}` is an attribute ({kind}) and a tensor"
-            scope.error("KT105", message, names.captured[name], "captured as a tensor here")
+    for both in names.attributes.keys() & names.captured.keys():
+        message = f"`{both}` is an attribute ({names.attributes[both]}) and a tensor"
+        scope.error("KT105", message, names.captured[both], "captured as a tensor here")
 
 
 def _capture(scope: Scope, capture: tree.Capture, names: Names) -> None:
@@ -181,7 +180,7 @@ def _outputs(scope: Scope, item: tree.Rewrite, names: Names) -> None:
 
 
 def _single(item: tree.Rewrite, results: list[str]) -> Iterator[str]:
-    """Results that must be bound: of an op with several, one bound in the replacement or used inside is enough."""
+    """Results that must be bound; of an op with several, one bound again or used inside is enough."""
     for bind in item.pattern:
         left = [name.id for name in bind.names if name.id in results]
         if len(left) == len(bind.names) or len(bind.names) == 1:

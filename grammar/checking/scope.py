@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 from ktc.grammar import tree
 from ktc.grammar.diagnostics import Diagnostic, Fix, Label, Severity
@@ -28,6 +27,14 @@ RESERVED = (
 )
 
 
+def head(span: Span, name: str) -> Span:
+    """The beginning of a span that holds a name: of `threads = 4`, `threads`."""
+    if span.end - span.start <= len(name):
+        return span
+    end = span.column + len(name)
+    return Span(span.file, span.start, span.start + len(name), span.line, span.column, span.line, end)
+
+
 class Scope:
     """Declared names and collected diagnostics of one program.
 
@@ -35,6 +42,7 @@ class Scope:
         path: the main file; only it gets warnings.
         rules: the program as far as it is known: parameters and devices evaluated, `let`s by name.
         used: names that some expression read.
+        later: every parameter and `let` of the program, declared so far or not.
     """
 
     def __init__(self, path: str) -> None:
@@ -50,6 +58,7 @@ class Scope:
         self.let_types: dict[str, str] = {}
         self.phases: dict[str, tree.Phase] = {}
         self.model: tree.Model | None = None
+        self.later: dict[str, Span] = {}
 
     def rules(self) -> Rules:
         """What is known so far, for evaluating expressions."""
@@ -81,15 +90,26 @@ class Scope:
         return None if near is None else Fix(f"did you mean `{prefix}{near}`?", span, prefix + near)
 
     def unknown(
-        self, code: str, what: str, name: str, known: Iterable[str], span: Span, listed: str = ""
+        self,
+        code: str,
+        what: str,
+        name: str,
+        known: Iterable[str],
+        span: Span,
+        listed: str = "",
+        of: str = "",
     ) -> None:
-        """Reports a name that nothing declares, with the nearest one, or else the list of those there are."""
+        """Reports a name that nothing declares, with the nearest one, or else the list of those there are.
+
+        The message is "unknown WHAT `NAME` OF"; of `span`, only the name at its beginning is marked.
+        """
+        span = head(span, name)
         names = sorted(known)
         fix = self.guess(name, names, span)
         notes = (
             () if fix or not names or not listed else (f"{listed}: " + ", ".join(f"`{n}`" for n in names),)
         )
-        self.error(code, f"unknown {what} `{name}`", span, "", notes=notes, fix=fix)
+        self.error(code, f"unknown {what} `{name}`{of}", span, "", notes=notes, fix=fix)
 
     def declare(self, name: tree.Name, what: str) -> bool:
         """Takes a name for a parameter, device, `let` or phase; False, with a report, when it is taken."""
@@ -114,10 +134,3 @@ class Scope:
         found.update(self.let_types)
         found.update(self.device_types)
         return found
-
-
-def each(items: Iterable[tree.Item], kind: type[Any], visit: Callable[[Any], None]) -> None:
-    """Visits the items of one kind in order."""
-    for item in items:
-        if isinstance(item, kind):
-            visit(item)

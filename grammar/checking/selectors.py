@@ -1,4 +1,4 @@
-"""Checks selectors: sets that exist, indices that are numbers, ranges that are not empty, regular expressions."""
+"""Checks selectors: sets that exist, indices that are ints, ranges not empty, regexes that compile."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Types of expressions, as far as they can be known without a model; reports what cannot be right.
 
-Types are words: "int", "float", "number" (either), "bool", "str", "list", "device", "group", "symbol", "call",
-"sites", "tensor", "config" and "any" (unknown until the model is).
+Types are words: "int", "float", "number" (either), "bool", "str", "list", "device", "group", "symbol",
+"call", "sites", "tensor", "config" and "any" (unknown until the model is).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from ktc.grammar import tree
 from ktc.grammar.checking.scope import Scope
-from ktc.grammar.diagnostics import Fix
+from ktc.grammar.diagnostics import Diagnostic, Fix, Label
 from ktc.grammar.formats import FORMATS
 from ktc.grammar.functions import FUNCTIONS
 from ktc.grammar.values import DTYPES
@@ -101,8 +101,14 @@ class Typer:
         elif expr.id in FUNCTIONS:
             self._scope.error("KT102", f"`{expr.id}` is a function", expr.span, f"write `{expr.id}(...)`")
         elif expr.id in self._scope.spans:
-            text = "it is declared further down, or means nothing here"
-            self._scope.error("KT102", f"`{expr.id}` cannot be used here", expr.span, text)
+            self._scope.error("KT102", f"`{expr.id}` cannot be used here", expr.span)
+        elif expr.id in self._scope.later:
+            labels = (
+                Label(expr.span, "used here"),
+                Label(self._scope.later[expr.id], "declared further down"),
+            )
+            message = f"`{expr.id}` is used before it is declared"
+            self._scope.diagnostics.append(Diagnostic("KT102", message, labels))
         else:
             self._scope.unknown("KT102", "name", expr.id, [*self._names, *SYMBOLS], expr.span)
 
@@ -138,6 +144,7 @@ class Typer:
             count = f"{len(function.params)} argument" + ("s" if len(function.params) > 1 else "")
             least = "at least " if function.variadic else ""
             self._scope.error("KT109", f"`{name}` takes {least}{count}", expr.span, function.help)
+            return function.result
         for index, argument in enumerate(expr.args):
             self._argument(name, function.params[min(index, len(function.params) - 1)], argument)
         return function.result
@@ -249,7 +256,7 @@ def constant(expr: tree.Expr | None) -> int | float | None:
 
 
 def check_order(scope: Scope, expr: tree.RangeExpr) -> None:
-    """Reports a range of two literals whose low end is above its high end (-1 counts from the end of something)."""
+    """Reports a range of two literals whose low end is above its high end (-1 counts from an end)."""
     low, high = constant(expr.low), constant(expr.high)
     if low is not None and high is not None and low > high and (low < 0) == (high < 0):
         scope.error(

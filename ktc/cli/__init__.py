@@ -1,4 +1,4 @@
-"""The command `ktc`: `check`, `fmt` and `help` answer at once, without torch; the rest is in `ktc.cli.app`."""
+"""The command `ktc`: `check`, `fmt` and `help` answer at once, without torch; the rest is `ktc.cli.app`."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 
 def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace | int:
-    """The parsed arguments, or the exit code when there is nothing left to do (0 after --help, 2 wrong usage)."""
+    """The parsed arguments, or the exit code when nothing is left to do (0 after --help, 2 wrong usage)."""
     try:
         return parser.parse_args(argv)
     except SystemExit as stop:

@@ -1,0 +1,1 @@
+include "../kt010_circle.kt"

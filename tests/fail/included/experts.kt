@@ -1,0 +1,1 @@
+let experts = match model.layers[*].mlp.experts

@@ -1,0 +1,6 @@
+device host = cpu
+rule everything {
+  match  **
+  expect any
+  place  host
+}

@@ -1,0 +1,1 @@
+rule some { match model.layers[] quant q8_0 }

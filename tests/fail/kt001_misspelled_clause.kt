@@ -1,0 +1,5 @@
+device host = cpu
+rule everything {
+  match  **
+  plce   host
+}

@@ -1,0 +1,5 @@
+device host = cpu
+
+rul everything {
+  match ** place host
+}

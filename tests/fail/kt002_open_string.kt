@@ -1,0 +1,2 @@
+model LlamaForCausalLM from "models/llama
+device host = cpu

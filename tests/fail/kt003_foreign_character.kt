@@ -1,0 +1,2 @@
+device host = cpu;
+let half = 1 $ 2

@@ -1,0 +1,1 @@
+device host = cpu (memory = 24GB)

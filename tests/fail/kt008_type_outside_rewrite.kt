@@ -1,0 +1,2 @@
+let least = min(x: T[*, d], 3)
+let most = max(2, 3)

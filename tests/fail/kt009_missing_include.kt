@@ -1,0 +1,2 @@
+include "std/fusion.kt"
+include "included/nowhere.kt"

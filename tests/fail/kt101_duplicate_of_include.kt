@@ -1,0 +1,2 @@
+include "included/experts.kt"
+let experts = match **.experts

@@ -1,0 +1,2 @@
+param twice: int = 2 * once
+param once: int = 1

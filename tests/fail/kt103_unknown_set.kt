@@ -1,0 +1,3 @@
+device host = cpu
+let experts = match **.experts
+rule experts { match @expert place host }

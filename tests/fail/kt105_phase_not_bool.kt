@@ -1,0 +1,1 @@
+phase bulk = tokens - 512

@@ -1,0 +1,2 @@
+# define: contxt=4096
+param context: int = 8192

@@ -1,0 +1,1 @@
+param context: integer = 8192

@@ -1,0 +1,2 @@
+device host = cpu
+rule all { match ** where peak(host) < 4GiB place host }

@@ -1,0 +1,1 @@
+device gpu = cude:0

@@ -1,0 +1,1 @@
+rule head { match lm_head expect 1 }

@@ -1,0 +1,3 @@
+param layers: int = 3
+phase decode = tokens == 1
+let auto = 3

@@ -1,0 +1,2 @@
+model LlamaForCausalLM
+model Qwen3ForCausalLM
