@@ -136,3 +136,67 @@ def set_threads(count: int) -> None:
 
 def physical_cores() -> int:
     """Physical cores in this process's affinity mask."""
+
+def format_id(format: str) -> int:
+    """
+    The number by which the kernels know a format.
+
+    Raises:
+        ValueError: no kernel takes that format.
+    """
+
+def packed_bytes(format: str, rows: int, columns: int) -> int:
+    """
+    Bytes of a weight [rows, columns] in the packed layout.
+
+    Raises:
+        ValueError: the format or the shape has no packed layout.
+    """
+
+def file_bytes(format: str, rows: int, columns: int) -> int:
+    """Bytes of a weight's blocks as a file holds them."""
+
+def pack(format: str, blocks: int, rows: int, columns: int, out: int) -> None:
+    """
+    Packs file_bytes bytes at address `blocks` into packed_bytes bytes at address `out`.
+    """
+
+def unpack_rows(format: str, packed: int, rows: int, columns: int, first: int, count: int, out: int) -> None:
+    """
+    Rows [first, first + count) of a packed weight as float32 at address `out`.
+    """
+
+def linear(
+    weight: int,
+    format: int,
+    rows: int,
+    columns: int,
+    x: int,
+    x_stride: int,
+    tokens: int,
+    bias: int,
+    y: int,
+    y_stride: int,
+    threads: int = 0,
+) -> None:
+    """
+    y[tokens, rows] = x[tokens, columns] * weight^T + bias over a packed weight; addresses, strides in floats.
+    """
+
+def embedding(weight: int, format: int, rows: int, columns: int, ids: int, tokens: int, out: int) -> None:
+    """
+    out[tokens, columns] float32: rows of a packed weight by int64 ids.
+
+    Raises:
+        IndexError: an id outside the rows.
+    """
+
+def embedding_blocks(
+    blocks: int, format: int, rows: int, columns: int, ids: int, tokens: int, out: int
+) -> None:
+    """
+    The same from a weight's blocks as a file holds them.
+
+    Raises:
+        IndexError: an id outside the rows.
+    """
