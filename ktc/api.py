@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ import torch
 
 from ktc.compiler import Compiled, Options, compile_language_model, compile_module
 from ktc.errors import KtcError
+from ktc.grammar.diagnostics import KtError
 from ktc.grammar.loading import as_rules
 from ktc.grammar.rules import Rules
 from ktc.passes.emit import emit
@@ -62,13 +65,15 @@ def rewrite(
     options = Options(dump=Path(dump) if dump is not None else None)
     source = StateDictSource(model.state_dict(), getattr(model, "config", None))
     if isinstance(model, PreTrainedModel) and model.can_generate():
-        compiled = compile_language_model(checked, model.config, source, options)
+        with _sources(checked):
+            compiled = compile_language_model(checked, model.config, source, options)
         return _place(compiled, emit(compiled.context), source, model.generation_config, None)
     if example is None and isinstance(model, PreTrainedModel):
-        example = model.dummy_inputs
+        example = _example(model)
     if example is None:
         raise KtcError("this module needs example inputs", hint="pass example={'name': tensor}")
-    done = compile_module(checked, model, example, source, dynamic, options)
+    with _sources(checked):
+        done = compile_module(checked, model, example, source, dynamic, options)
     return PlacedModule(emit(done.context), source, model)
 
 
@@ -100,7 +105,8 @@ def compile(
     checked = as_rules(rules, params=params)
     options = Options(planning=not weights, dump=Path(dump) if dump else None, progress=progress)
     config, source = _open(checked, model, weights)
-    compiled = compile_language_model(checked, config, source, options)
+    with _sources(checked):
+        compiled = compile_language_model(checked, config, source, options)
     placement = emit(compiled.context)
     if output is not None:
         if not weights:
@@ -136,6 +142,18 @@ def load(
     return placed
 
 
+def _example(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """What a tokenizer would give this model: token ids, with a mask and token types where it takes them."""
+    example = dict(model.dummy_inputs)
+    ids = example.get("input_ids")
+    accepted = inspect.signature(model.forward).parameters
+    if ids is not None and "attention_mask" in accepted:
+        example.setdefault("attention_mask", torch.ones_like(ids))
+    if ids is not None and "token_type_ids" in accepted and getattr(model.config, "type_vocab_size", 0):
+        example.setdefault("token_type_ids", torch.zeros_like(ids))
+    return example
+
+
 def load_compiled(compiled: Compiled, placement: Placement, progress: Progress | None = None) -> PreTrainedModel:
     """The model of a program just compiled, without an artifact in between."""
     source = compiled.context.source
@@ -144,6 +162,16 @@ def load_compiled(compiled: Compiled, placement: Placement, progress: Progress |
     placed = _place(compiled, placement, source, None, progress)
     object.__setattr__(placed, "tokenizer", source.tokenizer())
     return placed
+
+
+@contextmanager
+def _sources(rules: Rules) -> Iterator[None]:
+    """Gives diagnostics raised inside the texts that their spans point into."""
+    try:
+        yield
+    except KtError as error:
+        error.sources = {**rules.sources, **error.sources}
+        raise
 
 
 def _open(

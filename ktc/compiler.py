@@ -21,8 +21,8 @@ from ktc.grammar.diagnostics import Diagnostic, Fix, KtError, Label
 from ktc.grammar.rules import Rules
 from ktc.passes.bind import Bind
 from ktc.passes.check import Check
-from ktc.passes.context import Context
-from ktc.passes.lower import Lower
+from ktc.passes.context import Context, raise_all
+from ktc.passes.lower import Lower, unused_kernels
 from ktc.passes.manager import Dump, PassManager, PassRecord
 from ktc.passes.plan_memory import PlanMemory
 from ktc.passes.quantize import Quantize
@@ -147,6 +147,7 @@ def run_passes(context: Context, options: Options) -> list[PassRecord]:
         graph = manager.run(graph, [Lower(phase)], Level(lowered=True), phase)
         graph = manager.run(graph, [Transfer(phase), Schedule(phase)], Level(lowered=True, placed=True), phase)
         context.phases[phase] = graph
+    raise_all(unused_kernels(context))
     manager.run(context.phases["step"], [PlanMemory()], Level(lowered=True, placed=True))
     return manager.records
 

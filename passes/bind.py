@@ -122,20 +122,26 @@ def _resolve(own: Mapping[str, list[Write]], context: Context) -> None:
 
 
 def _decide(decided: dict[tuple[str, str | None], Write], write: Write) -> None:
-    keys = [key for key in decided if key[0] == write.kind and write.phase in (None, key[1])]
-    if (write.kind, write.phase) not in decided:
-        keys.append((write.kind, write.phase))
-    for key in keys:
-        current = decided.get(key) or (decided.get((write.kind, None)) if key == (write.kind, write.phase) else None)
-        if current is not None and current.order > write.order:
-            continue
-        if current is not None and current.order == write.order and current.phase and not write.phase:
-            continue  # the same rule's `on` block, matched further out, stays the more particular word
-        if key[1] is not None and write.phase is None:
+    keys = {key for key in decided if key[0] == write.kind and write.phase in (None, key[1])}
+    for key in keys | {(write.kind, write.phase)}:
+        current = decided.get(key) or decided.get((write.kind, None))
+        winner = _insert(current, write)
+        if key[1] is not None and winner.phase is None and winner.order == write.order:
             del decided[key]  # a later plain word speaks for every phase
-            continue
-        same_rule = current is not None and current.order == write.order
-        decided[key] = replace(write, overridden=current.overridden if same_rule and current else current)
+        else:
+            decided[key] = winner
+
+
+def _insert(current: Write | None, write: Write) -> Write:
+    """The chain of writes that `current` heads with one more in its place; the same rule stands in it once."""
+    if current is None:
+        return write
+    if write.order == current.order:
+        more_particular = current.phase is not None and write.phase is None  # an `on` block, matched further out
+        return current if more_particular else replace(write, overridden=current.overridden)
+    if write.order > current.order:
+        return replace(write, overridden=current)
+    return replace(current, overridden=_insert(current.overridden, write))
 
 
 def _parent(name: str, context: Context) -> str:

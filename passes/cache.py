@@ -27,15 +27,16 @@ class CacheChoice:
 
 
 def cache_of(site: str, context: Context) -> CacheChoice:
-    """The cache that the rules give to an attention module; half the float32 bytes unless a rule says more."""
+    """The cache that the rules give to an attention module; in the activations' dtype unless a rule says otherwise."""
     write = context.attribute(site, "cache")
     positions = int(getattr(context.config, "max_position_embeddings", DEFAULT_TOKENS) or DEFAULT_TOKENS)
     if write is None or not isinstance(write.value, Call):
-        return CacheChoice(min(positions, DEFAULT_TOKENS), torch.float16, write)
+        return CacheChoice(min(positions, DEFAULT_TOKENS), context.dtype, write)
     options = write.value.options
-    dtype = options.get("dtype", Symbol("f16"))
+    named = options.get("dtype")
+    dtype = DTYPES[named.name] if isinstance(named, Symbol) else context.dtype
     tokens = options.get("tokens", min(positions, DEFAULT_TOKENS))
-    return CacheChoice(int(tokens), DTYPES[dtype.name], write)  # type: ignore[arg-type,union-attr]
+    return CacheChoice(int(tokens), dtype, write)  # type: ignore[arg-type]
 
 
 def cache_problem(write: Write) -> Diagnostic | None:

@@ -72,9 +72,13 @@ class Lower:
     def _read(self, gm: fx.GraphModule, user: fx.Node, read: fx.Node, store: Store, home: str) -> None:
         declare(gm, store.name, read.meta["val"])
         with gm.graph.inserting_before(user):
-            fresh = gm.graph.create_node("get_attr", store.name)
+            fresh = gm.graph.create_node("get_attr", store.name, name=read.name)
         fresh.meta = {**read.meta, "home": home}
         user.replace_input_with(read, fresh)
+        if not read.users:
+            name = read.name
+            gm.graph.erase_node(read)
+            fresh.name = name
 
     def _choose(self, node: fx.Node, context: Context, problems: list[Diagnostic]) -> Choice | None:
         op = op_name(node)
@@ -271,3 +275,26 @@ def _merged(problems: list[Diagnostic]) -> list[Diagnostic]:
         notes = (*first.notes, f"and at {more} more site{'s' * (more > 1)}") if more else first.notes
         merged.append(Diagnostic(first.code, first.message, first.labels, notes, first.fixes))
     return merged
+
+
+def unused_kernels(context: Context) -> list[Diagnostic]:
+    """KT404 for every kernel that a rule names at a module without an op that the kernel implements."""
+    ops_at: dict[str, set[str]] = {}
+    for event in context.events:
+        if event.kind == "lowered":
+            for site in event.data["sites"]:
+                ops_at.setdefault(site, set()).add(event.data["op"])
+    problems = []
+    for site, writes in context.attributes.items():
+        for (kind, _), write in writes.items():
+            if kind != "kernel":
+                continue
+            kernel = kernels().get(kernel_call(write)[0])
+            if kernel is None or kernel.op in ops_at.get(site, set()):
+                continue
+            here = ", ".join(sorted(ops_at.get(site, set()))) or "no dialect op"
+            message = f"`{kernel.name}` implements {kernel.op}, which `{site}` does not contain"
+            fitting = sorted(k.name for op in ops_at.get(site, ()) for k in for_op(op))
+            notes = (f"it contains {here}",) + ((f"kernels for that: {', '.join(fitting)}",) if fitting else ())
+            problems.append(Diagnostic("KT404", message, (Label(write.span),), notes))
+    return _merged(problems)

@@ -218,13 +218,7 @@ def assert_environment(plan: MemoryPlan, context: Context) -> dict[str, Any]:
             for store in weight.stores.values()
         )  # fmt: skip
 
-    def params(sites: SiteSet) -> int:
-        return sum(site.params for site in inside(sites))
-
-    def count(sites: SiteSet) -> int:
-        return len(inside(sites))
-
-    return env | {"peak": peak, "balance": balance, "bytes": nbytes, "params": params, "count": count}
+    return env | {"peak": peak, "balance": balance, "bytes": nbytes}
 
 
 def size_words(nbytes: int) -> str:

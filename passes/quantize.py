@@ -48,7 +48,7 @@ class Quantize:
         merged = merged_name(names)
         declare(gm, merged, node.meta["val"])
         with gm.graph.inserting_before(node):
-            weight = gm.graph.create_node("get_attr", merged)
+            weight = gm.graph.create_node("get_attr", merged, name=f"{next(iter(node.users)).name}_weight")
         weight.meta = dict(node.meta)
         node.replace_all_uses_with(weight)
         context.events.emit(self.name, "folded", context.owner(merged), node=node.name, parts=names, weight=merged)

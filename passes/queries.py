@@ -31,9 +31,6 @@ def queries(match: Match, context: Context) -> Mapping[str, Any]:
     def is_cpu(node: fx.Node) -> bool:
         return context.devices[str(device(node))].hardware == "cpu"
 
-    def is_cuda(node: fx.Node) -> bool:
-        return context.devices[str(device(node))].hardware == "cuda"
-
     def format_of(node: fx.Node) -> Symbol:
         return Symbol(parameter_format(str(node.target), context))
 
@@ -43,11 +40,11 @@ def queries(match: Match, context: Context) -> Mapping[str, Any]:
     def rows(node: fx.Node) -> int:
         return int(node.meta["val"].shape[0])
 
-    def columns(node: fx.Node) -> int:
-        return int(node.meta["val"].shape[-1])
+    def parameter(node: fx.Node) -> str:
+        return str(node.target) if node.op == "get_attr" else ""
 
     functions = {
-        "device": device, "is_cpu": is_cpu, "is_cuda": is_cuda, "format": format_of, "same_format": same_format,
-        "rows": rows, "columns": columns,
+        "device": device, "is_cpu": is_cpu, "format": format_of, "same_format": same_format,
+        "rows": rows, "parameter": parameter,
     }  # fmt: skip
     return names | functions

@@ -111,9 +111,8 @@ class ApplyRewrite:
         with graph.inserting_before(after):
             for bind in self.rewrite.replace:
                 builder.bind(bind.names, bind.call, [outputs[n.id] for n in bind.names if n.id in outputs])
-        made = [node.name for node in builder.created if node.op == "call_function"]
         for name, old in outputs.items():
-            self._event(context, "fired", old, replaced_by=made[0], nodes=[n.name for n in match.nodes()])
+            self._event(context, "fired", old, replaced_by=builder.nodes[0].name, nodes=[n.name for n in match.nodes()])
             old.replace_all_uses_with(builder.values[name])
         names = {builder.values[name]: old.name for name, old in outputs.items()}
         for node in reversed(match.nodes()):
@@ -123,7 +122,7 @@ class ApplyRewrite:
             if not node.users:
                 graph.erase_node(node)
         for new, name in names.items():  # the name lives on, so that a reader can follow a value through the dumps
-            new._rename(name)
+            new.name = name
         return builder.created
 
     def _count(self, fired: int, missed: Counter[str], context: Context) -> None:
@@ -148,6 +147,7 @@ class _Builder:
         self.graph, self.match, self.context = graph, match, context
         self.values: dict[str, Any] = {}
         self.created: list[fx.Node] = []
+        self.nodes: list[fx.Node] = []
         self.functions = queries(match, context)
 
     def inputs(self, rewrite: Rewrite) -> list[fx.Node]:
@@ -172,6 +172,7 @@ class _Builder:
         """Builds one bind of the replacement and names its results."""
         sources = outputs or self.match.nodes()
         node = self.op(op, sources)
+        self.nodes.append(node)
         stack = common_stack(sources)
         where = stack[-1][0].removeprefix("model.").replace(".", "_") if stack else ""
         node._rename("_".join(filter(None, (where, *(name.id for name in names)))))
@@ -226,7 +227,7 @@ class _Builder:
             return evaluate(item, self.functions)
         value = self.values.get(item.name, self.match.values.get(item.name))
         if isinstance(value, fx.Node) and value.op == "get_attr":
-            fresh = self.graph.create_node("get_attr", str(value.target))
+            fresh = self.graph.create_node("get_attr", str(value.target), name=value.name)
             fresh.meta = dict(value.meta)
             self.created.append(fresh)
             return fresh

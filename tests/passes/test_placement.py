@@ -1,0 +1,124 @@
+"""specialize, lower, transfer, schedule: where nodes run, on which kernel, and what is copied."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import ktc
+from ktc.grammar.diagnostics import KtError
+from ktc.passes.ops import op_name
+from ktc.passes.schedule import segments
+
+TWO = """
+device host = cpu (memory = 1GiB)
+device far = cpu (memory = 1GiB)
+rule everything { match ** place host }
+"""
+
+
+def transfers(compiled, phase="step"):
+    return [n for n in compiled.context.phases[phase].graph.nodes if op_name(n) == "kt.transfer"]
+
+
+def test_one_device_needs_no_copies_and_is_one_segment(compiled):
+    done = compiled()
+    assert not transfers(done)
+    (segment,) = segments(done.context.phases["step"])
+    assert segment.device == "host"
+
+
+def test_copies_stand_at_the_edges_only_and_are_shared(compiled, same_logits):
+    text = TWO + "rule second { match model.layers[1] place far }"
+    done = compiled(text, bare=True)
+    moved = [node.args[0].name for node in transfers(done)]
+    assert len(moved) == len(set(moved)), "a value is copied once, however many nodes need it"
+    assert all(node.meta["device"] in ("host", "far") for node in done.context.phases["step"].graph.nodes if node.op != "output")
+    assert [s.device for s in segments(done.context.phases["step"])].count("far") >= 1
+    assert done.context.memory.devices["far"].weights > 0
+    same_logits(text, bare=True)
+
+
+def test_experts_style_split_inside_every_layer(same_logits):
+    same_logits(TWO + "rule mlps { match model.layers[*].mlp place far expect layers }", bare=True)
+
+
+def test_a_layer_whose_cache_is_on_another_device(same_logits, compiled):
+    text = TWO + "rule attention { match model.layers[1].self_attn place far }"
+    done = compiled(text, bare=True)
+    assert done.context.memory.devices["far"].cache > 0
+    same_logits(text, bare=True)
+
+
+PHASED = TWO + """
+phase bulk = tokens >= 5
+rule mlps { match model.layers[*].mlp on bulk { place far } }
+"""
+
+
+def test_a_phase_gets_a_graph_of_its_own_and_weights_stay_home(compiled, same_logits):
+    done = compiled(PHASED, bare=True)
+    assert set(done.context.phases) == {"step", "bulk"}
+    assert not transfers(done)
+    assert any(node.args[0].op == "get_attr" for node in transfers(done, "bulk")), "weights are streamed"
+    assert done.context.memory.devices["far"].weights == 0
+    placed = same_logits(PHASED, bare=True)
+    assert set(placed.engine.programs) == {"step", "bulk"}
+
+
+def test_attention_cannot_move_in_a_phase(compiled):
+    text = PHASED.replace("model.layers[*].mlp", "model.layers[*].self_attn")
+    with pytest.raises(KtError) as caught:
+        compiled(text, bare=True)
+    assert caught.value.diagnostics[0].code == "KT305"
+
+
+def test_decode_and_prefill_are_built_in(compiled, same_logits):
+    text = TWO + "rule mlps { match model.layers[*].mlp on decode { place far } }"
+    assert set(compiled(text, bare=True).context.phases) == {"step", "decode"}
+    same_logits(text, bare=True)
+
+
+def test_a_named_kernel_is_used_and_its_rule_is_recorded(compiled):
+    done = compiled("rule k { match **: Linear kernel torch.linear }")
+    lowered = [e for e in done.context.events if e.kind == "lowered" and e.data["op"] == "kt.linear"]
+    assert {(e.data["kernel"], e.data["rule"]) for e in lowered} == {("torch.linear", "k")}
+
+
+def test_auto_takes_the_best_rank_that_fits(compiled):
+    done = compiled("rule q { match **: Linear quant q8_0 }")
+    lowered = {e.data["kernel"] for e in done.context.events if e.kind == "lowered" and e.data["op"] == "kt.linear"}
+    assert lowered == {"cpu.linear"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "code"),
+    [
+        ("rule k { match **: Linear kernel cpu.linaer }", "KT401"),
+        ("rule k { match **: Linear kernel torch.linear(colour = 3) }", "KT403"),
+        ("rule k { match lm_head kernel torch.embedding }", "KT404"),
+        ("rule k { match lm_head quant q9_9 }", "KT604"),
+    ],
+)
+def test_kernels_and_formats_that_do_not_fit(compiled, rule, code):
+    with pytest.raises(KtError) as caught:
+        compiled(rule)
+    assert caught.value.diagnostics[0].code == code
+
+
+def test_quantised_weights_change_the_logits_a_little(llama, same_logits):
+    text = "rule q { match **: Linear quant q8_0 kernel torch.linear }"
+    same_logits(text, tolerance=0.03)
+    with pytest.raises(AssertionError):
+        same_logits(text, tolerance=1e-6)
+
+
+def test_two_models_in_one_process_do_not_share_anything(llama):
+    rules = "device host = cpu\nrule everything { match ** place host }\n"
+    first, second = ktc.rewrite(llama, rules), ktc.rewrite(llama, rules)
+    ids = torch.arange(3, 12)[None]
+    with torch.no_grad():
+        a, b = first(ids), second(ids + 1)
+        again = first(ids)
+    assert torch.equal(a.logits, again.logits) and not torch.equal(a.logits, b.logits)
+    assert first.engine.pool is not second.engine.pool
