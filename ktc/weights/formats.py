@@ -57,8 +57,6 @@ FORMATS: Mapping[str, Format] = _table(
 """The formats ktc computes with, by name."""
 
 KNOWN_FORMATS: Mapping[str, Format] = _table(
-    ("q8_1", 9, 32, 36),
-    ("q8_k", 15, 256, 292),
     ("iq2_xxs", 16, 256, 66),
     ("iq2_xs", 17, 256, 74),
     ("iq3_xxs", 18, 256, 98),
