@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any, NoReturn, cast
 
 import torch
@@ -14,29 +13,8 @@ from ktc.runtime.cache import KtcCache
 from ktc.runtime.engine import Engine
 from ktc.runtime.errors import CacheMismatchError, UnsupportedCallError
 from ktc.runtime.generation import bound_length, check_generation
+from ktc.runtime.refusals import refused_methods
 from ktc.runtime.runner import Progress, Runner
-
-_REFUSED = {
-    "to": "a placed model stays where its rules put it; change `place` and compile again",
-    "cuda": "a placed model stays where its rules put it; change `place` and compile again",
-    "cpu": "a placed model stays where its rules put it; change `place` and compile again",
-    "half": "dtypes are the rules' business; change `quant` or the model's dtype and compile again",
-    "float": "dtypes are the rules' business; change `quant` or the model's dtype and compile again",
-    "bfloat16": "dtypes are the rules' business; change `quant` or the model's dtype and compile again",
-    "double": "dtypes are the rules' business; change `quant` or the model's dtype and compile again",
-    "save_pretrained": "its weights are packed for kernels; keep their source, and save the artifact by "
-    "`ktc compile -o DIR`",
-    "push_to_hub": "its weights are packed for the kernels; upload the source of the weights instead",
-    "state_dict": "its weights are packed for the kernels; open the source of the weights instead",
-    "load_state_dict": "its weights are packed for the kernels; compile again with `--model WHERE`",
-    "resize_token_embeddings": "the graph has one vocabulary; resize the source model and compile again",
-    "gradient_checkpointing_enable": "it computes no gradients; train the source model, then compile",
-    "add_adapter": "adapters are not part of the graph; merge it into the weights and compile again",
-    "load_adapter": "adapters are not part of the graph; merge it into the weights and compile again",
-    "set_attn_implementation": "attention is a kernel of the graph; name one with `kernel` in the rules",
-    "set_experts_implementation": "experts are a kernel of the graph; name one with `kernel` in the rules",
-    "compile": "it is compiled already; write rules to change the graph",
-}
 
 
 def placed_model(
@@ -141,7 +119,7 @@ class PlacedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             attention_mask: [B, cached columns + S] of 0 and 1; padding left or right. None: no padding.
             position_ids: int64 [B, S] or [1, S]; None: the token's index in its row, not counting padding.
             past_key_values: a cache of this model. If forward raises, it is as it was before.
-            use_cache: False: the tokens are forgotten when forward returns, and no cache is returned.
+            use_cache: False: no cache is returned; without `past_key_values` the tokens are forgotten.
             logits_to_keep: the last n columns (0: all) or int64 [n] of column indices.
 
         Returns: logits float [B, n, V] on `device`, zeros where a column is padding.
@@ -248,14 +226,5 @@ def _refuse_arguments(
 _IGNORED = frozenset({"cache_position", "token_type_ids", "num_items_in_batch", "is_first_iteration"})
 
 
-def _refusing(method: str, why: str) -> Callable[..., NoReturn]:
-    def refuse(self: PlacedModel, *args: Any, **kwargs: Any) -> NoReturn:
-        raise UnsupportedCallError(f"a placed model has no {method}(): {why}")
-
-    refuse.__name__ = refuse.__qualname__ = method
-    refuse.__doc__ = f"Raises UnsupportedCallError: {why}."
-    return refuse
-
-
-for _method, _why in _REFUSED.items():
-    setattr(PlacedModel, _method, _refusing(_method, _why))
+for _name, _method in refused_methods().items():
+    setattr(PlacedModel, _name, _method)

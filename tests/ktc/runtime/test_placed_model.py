@@ -10,7 +10,8 @@ import pytest
 import torch
 from conftest import gemma3, llama, token_ids
 from reference_engine import engine_of, place
-from transformers import DynamicCache, GenerationConfig, LlamaForCausalLM, PreTrainedModel
+from small_tokenizers import byte_level
+from transformers import DynamicCache, GenerationConfig, LlamaForCausalLM, PreTrainedModel, pipeline
 
 from ktc.capture import meta_model
 from ktc.runtime import (
@@ -224,8 +225,12 @@ def test_caches_belong_to_their_model(eager: PreTrainedModel, placed: PlacedMode
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: m.to("cuda"), "stays where its rules put it"),
-        (lambda m: m.half(), "dtypes"),
+        (lambda m: m.to("cuda"), r"cannot make it cuda(.|\n)*`place`"),
+        (lambda m: m.cuda(1), "cannot make it cuda"),
+        (lambda m: m.to(device="meta", dtype=torch.float32), "cannot make it meta"),
+        (lambda m: m.to(torch.zeros(1)), "cannot make it tensor"),
+        (lambda m: m.half(), "cannot make it torch.float16"),
+        (lambda m: m.to(torch.bfloat16), "cannot make it torch.bfloat16"),
         (lambda m: m.save_pretrained("x"), "ktc compile -o DIR"),
         (lambda m: m.state_dict(), "packed"),
         (lambda m: m.resize_token_embeddings(300), "vocabulary"),
@@ -241,6 +246,26 @@ def test_caches_belong_to_their_model(eager: PreTrainedModel, placed: PlacedMode
 def test_what_a_placed_model_has_not(placed: PlacedModel, call: Any, message: str) -> None:
     with pytest.raises(UnsupportedCallError, match=message):
         call(placed)
+
+
+def test_moving_to_where_it_is(placed: PlacedModel) -> None:
+    assert placed.to("cpu") is placed
+    assert placed.to(torch.device("cpu"), torch.float32, non_blocking=True) is placed
+    assert placed.to(device=None, dtype=None) is placed
+    assert placed.cpu().float().eval() is placed
+
+
+def test_what_libraries_do_with_models(eager: PreTrainedModel) -> None:
+    model = place(llama(vocab_size=320))
+    model.tie_weights()
+    model.requires_grad_(False)
+    assert model.generate(max_new_tokens=3, do_sample=False).shape[0] == 1
+    pipe = pipeline("text-generation", model=model, tokenizer=byte_level(), device="cpu")
+    texts = ["the quick", "the"]
+    pipe.tokenizer.padding_side, pipe.tokenizer.pad_token = "left", "<s>"
+    batched = pipe(texts, max_new_tokens=8, do_sample=False, batch_size=2)
+    single = [pipe(text, max_new_tokens=8, do_sample=False) for text in texts]
+    assert [b[0]["generated_text"] for b in batched] == [s[0]["generated_text"] for s in single]
 
 
 def test_a_skeleton_is_placed_once(eager: PreTrainedModel, placed: PlacedModel) -> None:
