@@ -1,8 +1,10 @@
-"""Which recorded calls change a tensor in place, so that dead-code removal keeps them."""
+"""What a recorded call is: a method or operator and its name, and whether it writes one of its arguments."""
 
 from __future__ import annotations
 
+import inspect
 import operator
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,6 +32,13 @@ OPERATORS: Mapping[str, tuple[Callable[..., Any], bool]] = {
     "__getitem__": (operator.getitem, False),
     "__setitem__": (operator.setitem, False),
 }
+
+# The name of each function that is a method of Tensor; operators before aliases (`__rdiv__`).
+METHODS: Mapping[Any, str] = {
+    getattr(torch.Tensor, name): name
+    for name in sorted(dir(torch.Tensor), key=lambda name: (name in OPERATORS, name))
+    if inspect.isroutine(getattr(torch.Tensor, name))
+}
 _UPDATE_OPERATORS = frozenset([operator.setitem, *(_operator(name) for name in _UPDATES)])
 
 
@@ -43,6 +52,14 @@ def in_place(func: Any, kwargs: Mapping[str, Any]) -> bool:
     if name.startswith("__"):
         return name == "__setitem__" or name.strip("_") in _UPDATES
     return name.endswith("_")
+
+
+def nameable(func: Any) -> bool:
+    """Whether generated code that writes a torch function's qualified name gets that function."""
+    module = str(getattr(func, "__module__", "") or "")
+    if not inspect.isfunction(func) or not module.startswith("torch"):
+        return True  # builtins and ops have names of their own; functions elsewhere are passed as objects
+    return getattr(sys.modules.get(module), func.__name__, None) is func
 
 
 def keep(node: fx.Node) -> bool:

@@ -17,6 +17,9 @@ from ktc.capture.errors import CaptureError
 # Example sizes of dimensions: distinct primes, so that no expression of one equals another by accident.
 _PRIMES = (17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79)
 
+_COMPARISONS = (sympy.Le, sympy.Lt, sympy.Ge, sympy.Gt, sympy.Ne)
+_SLICES = ("getitem", "narrow", "slice")
+
 
 @dataclass
 class Dims:
@@ -24,6 +27,8 @@ class Dims:
 
     Attributes:
         sizes: the symbolic integer of each name, in order of first use.
+        inside: (module, operation, source line) of those of the environment's guards, by index, that a fake
+            kernel made while it computed the result of a recorded operation.
         fake_mode: the mode in which a capture runs.
     """
 
@@ -33,6 +38,7 @@ class Dims:
         )
     )
     sizes: dict[str, torch.SymInt] = field(default_factory=dict)
+    inside: dict[int, tuple[str, str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.fake_mode = FakeTensorMode(shape_env=self.env, allow_non_fake_inputs=True)
@@ -64,18 +70,26 @@ class Dims:
     def limits(self) -> dict[str, int]:
         """Upper bounds that the model's code puts on dimensions, such as its number of positions.
 
+        Comparisons inside a recorded operation (a choice of backend, say) are the operation's own affair: it
+        makes them again when it runs. Slices are the exception, where they say how long a table is.
+
         Raises:
-            CaptureError: tracing left any other assumption about a dimension.
+            CaptureError: the code itself depends on a size, or an operation fixed one.
         """
         names = {size.node.expr: name for name, size in self.sizes.items()}
         limits: dict[str, int] = {}
-        for guard in self.env.guards:
+        for index, guard in enumerate(self.env.guards):
+            module, op, source = self.inside.get(index, ("", "", ""))
             bound = _upper_bound(guard.expr, names)
+            if op and isinstance(guard.expr, _COMPARISONS) and (bound is None or op not in _SLICES):
+                continue
             if bound is None:
                 readable = guard.expr.subs({symbol: sympy.Symbol(name) for symbol, name in names.items()})
                 raise CaptureError(
                     f"the code depends on an input size: it was traced under the assumption {readable}",
-                    source=str(getattr(guard, "sloc", "") or "").split("\n")[0],
+                    module=module,
+                    op=op,
+                    source=source or str(getattr(guard, "sloc", "") or "").split("\n")[0],
                     hint="make that dimension fixed, or keep the module out of the captured part",
                 )
             name, value = bound

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
-from ktc.capture.effects import OPERATORS, in_place, keep
+from ktc.capture.effects import METHODS, OPERATORS, in_place, keep, nameable
 from ktc.capture.errors import CaptureError, calling_line
 from ktc.capture.stamp import Template, fingerprint, layer_indices
 from ktc.capture.symbols import Dims
@@ -141,6 +141,7 @@ class Tracer(TorchFunctionMode):
                 result = lift(faked, faked_kwargs)
             if result is not NotImplemented:
                 return result
+        guards = len(self.dims.env.guards)
         try:
             result = func(*faked, **faked_kwargs)
         except _UNCAPTURABLE as error:
@@ -151,6 +152,9 @@ class Tracer(TorchFunctionMode):
                 source=calling_line(),
                 hint="replace the module by a rule, or keep it out of the captured part",
             ) from error
+        if len(self.dims.env.guards) > guards:
+            place = (self._stack[-1][0], _operation(func), calling_line())
+            self.dims.inside.update(dict.fromkeys(range(guards, len(self.dims.env.guards)), place))
         self._record(func, faked, faked_kwargs, result)
         return result
 
@@ -161,7 +165,7 @@ class Tracer(TorchFunctionMode):
             return  # sizes, dtypes, flags: known while tracing
         if not mutates and args and result is args[0]:
             return  # nothing happened: a cast to the same dtype, `contiguous` of a contiguous tensor
-        method = _method(func)
+        method = METHODS.get(func)
         symbol = OPERATORS.get(method or "")
         if symbol is not None and not kwargs:
             function, reflected = symbol
@@ -173,8 +177,12 @@ class Tracer(TorchFunctionMode):
             node = self._create("call_function", getattr, (args[0], name), {}, name)
         elif method is not None:
             node = self._create("call_method", method, args, kwargs, method.strip("_"))
-        else:
+        elif nameable(func):
             node = self._create("call_function", func, args, kwargs, _operation(func))
+        else:
+            raise CaptureError(
+                "generated code cannot name this function", module=self._stack[-1][0], op=_operation(func)
+            )
         self._tag(node, result)
         self._bind(result, node)
 
@@ -444,12 +452,6 @@ def _call(function: Any, arguments: Any) -> Any:
 def _has_hooks(module: nn.Module) -> bool:
     """Whether calling the module does more than its class's forward."""
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
-
-
-def _method(func: Any) -> str | None:
-    """The name under which `func` is a method of Tensor, or None."""
-    name = getattr(func, "__name__", "")
-    return name if name and getattr(torch.Tensor, name, None) is func else None
 
 
 def _operation(func: Any) -> str:

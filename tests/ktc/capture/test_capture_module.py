@@ -1,4 +1,4 @@
-"""Capture of modules that are no language model: outputs, symbolic sizes, in-place code, and what is refused."""
+"""Capture of modules that are no language model: outputs, symbolic sizes, in-place code, refusals."""
 
 from __future__ import annotations
 
