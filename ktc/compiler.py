@@ -169,7 +169,7 @@ def _import_plugins(rules: Rules) -> None:
             importlib.import_module(item.module.id)
         except ImportError as error:
             message = f"cannot import `{item.module.id}`: {error}"
-            raise KtError([Diagnostic("KT110", message, (Label(item.module.span),))]) from error
+            raise KtError([Diagnostic("KT123", message, (Label(item.module.span),))]) from error
 
 
 def _io_device(devices: Mapping[str, Any]) -> str:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 import torch.fx as fx
 
-from ktc.grammar.diagnostics import Diagnostic, Label
+from ktc.grammar.diagnostics import Diagnostic
 from ktc.grammar.evaluate import EvaluationError, applies, evaluate, rule_env
 from ktc.grammar.selectors import compile_selector
 from ktc.grammar.sites import Site
 from ktc.grammar.tree import Action, On, Rule
-from ktc.passes.context import Context, Write, raise_all
+from ktc.passes.context import Context, Write, no_value, raise_all
 
 COVERING = frozenset({"place", "quant"})
 """Attributes that hold for everything inside a matched module; the others hold for the module itself."""
@@ -81,8 +81,7 @@ def _match(rule: Rule, context: Context, problems: list[Diagnostic]) -> list[Sit
 
 def evaluation_failed(error: EvaluationError, rule: Rule, site: Site | None) -> Diagnostic:
     """The diagnostic for an expression of a rule that has no value at a site."""
-    notes = () if site is None else (f"in rule `{rule.name.id}`, at site `{site.name}`",)
-    return Diagnostic("KT109", str(error), (Label(error.span),), notes)
+    return no_value(error, *(() if site is None else (f"in rule `{rule.name.id}`, at site `{site.name}`",)))
 
 
 def _writes(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ktc.events import EventStream
-from ktc.grammar.diagnostics import Diagnostic, KtError, Label, Severity
+from ktc.grammar.diagnostics import Diagnostic, KtError, Label
+from ktc.grammar.evaluate import EvaluationError
 from ktc.grammar.sites import Site
 from ktc.grammar.tree import Span
 from ktc.grammar.values import DeviceGroup, DeviceRef, Value
@@ -177,15 +178,6 @@ class Context:
         write = self.attribute(site, "place", phase)
         return None if write is None else str(write.value)
 
-    def warn_once(self, code: str, message: str, labels: tuple[Label, ...], note: str) -> None:
-        """Adds a warning, or a note to the same warning given before."""
-        for index, known in enumerate(self.warnings):
-            if (known.code, known.message, known.labels) == (code, message, labels):
-                if note not in known.notes:
-                    self.warnings[index] = replace(known, notes=(*known.notes, note))
-                return
-        self.warnings.append(Diagnostic(code, message, labels, (note,), severity=Severity.WARNING))
-
     def owner(self, parameter: str) -> str:
         """The site that a parameter belongs to."""
         return parameter.rpartition(".")[0]
@@ -194,6 +186,11 @@ class Context:
 def fail(*diagnostics: Diagnostic) -> KtError:
     """An error to raise from a pass; several diagnostics can travel together."""
     return KtError(diagnostics)
+
+
+def no_value(error: EvaluationError, *notes: str) -> Diagnostic:
+    """The diagnostic for an expression that has no value where it is needed."""
+    return Diagnostic("KT109", str(error), (Label(error.span),), (*notes, *((error.hint,) if error.hint else ())))
 
 
 def raise_all(diagnostics: Iterable[Diagnostic]) -> None:

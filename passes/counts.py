@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from ktc.grammar.diagnostics import Diagnostic, Label
 from ktc.grammar.evaluate import EvaluationError, expected_count
 from ktc.grammar.tree import Expect
-from ktc.passes.context import Context, fail
+from ktc.passes.context import Context, fail, no_value
 
 
 def bounds(expect: Expect | None, context: Context) -> tuple[int, int | None]:
@@ -17,7 +16,7 @@ def bounds(expect: Expect | None, context: Context) -> tuple[int, int | None]:
     try:
         return expected_count(expect, context.env())
     except EvaluationError as error:
-        raise fail(Diagnostic("KT109", str(error), (Label(error.span),))) from error
+        raise fail(no_value(error)) from error
 
 
 def count_words(low: int, high: int | None) -> str:

@@ -9,7 +9,6 @@ import torch
 from ktc.grammar.evaluate import EvaluationError, evaluate
 from ktc.grammar.tree import Binary, Expr, Name, Phase, Unary, Within
 from ktc.passes.context import Context
-from ktc.passes.specialize import STEP
 from ktc.runtime.placement import CacheEntry, PhaseEntry, Placement, WeightEntry
 
 
@@ -33,6 +32,7 @@ def emit(context: Context) -> Placement:
     )  # fmt: skip
     loaded = {weight.name for weight in weights} | {n for cache in caches for n in (cache.key, cache.value)}
     threads = [device.threads for device in context.devices.values() if device.threads]
+    buffers, homes = _buffers(context, loaded)
     return Placement(
         kind=context.captured.kind,
         graphs=graphs,
@@ -41,7 +41,8 @@ def emit(context: Context) -> Placement:
         io_device=context.io_device,
         weights=weights,
         caches=caches,
-        buffers=_buffers(context, loaded),
+        buffers=buffers,
+        buffer_devices=homes,
         tokens=memory.tokens,
         block_size=context.block_size,
         chunk=context.chunk,
@@ -80,19 +81,21 @@ def _names(expr: Expr | None) -> set[str]:
     return set()
 
 
-def _buffers(context: Context, loaded: set[str]) -> dict[str, Any]:
-    """Constants and leftover modules that the graphs read."""
+def _buffers(context: Context, loaded: set[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Constants and leftover modules that the graphs read, and the device of each."""
     found: dict[str, Any] = {}
-    for name, gm in context.phases.items():
+    homes: dict[str, str] = {}
+    for gm in context.phases.values():
         for node in gm.graph.nodes:
             target = str(node.target)
-            if node.op == "get_attr" and target not in loaded and target not in found:
-                value = _attribute(context.captured.module, target)
-                home = context.devices[str(node.meta.get("device", context.io_device))].torch_device
-                found[target] = value.to(home) if isinstance(value, torch.Tensor) and name == STEP else value
+            if node.op == "get_attr" and target not in loaded:
+                found.setdefault(target, _attribute(context.captured.module, target))
             elif node.op == "call_module":
-                found[target] = context.captured.module.get_submodule(target)
-    return found
+                found.setdefault(target, context.captured.module.get_submodule(target))
+            else:
+                continue
+            homes.setdefault(target, str(node.meta.get("device", context.io_device)))
+    return found, homes
 
 
 def _attribute(module: torch.nn.Module, target: str) -> Any:

@@ -15,7 +15,7 @@ from ktc.grammar.diagnostics import Diagnostic, Fix, Label
 from ktc.grammar.evaluate import EvaluationError, applies
 from ktc.grammar.tree import Span
 from ktc.grammar.values import Call, Symbol
-from ktc.passes.context import Context, Store, WeightPlan, Write, fail, raise_all
+from ktc.passes.context import Context, Store, WeightPlan, Write, fail, no_value, raise_all
 from ktc.passes.edit import clean, declare, inherit, sites_of
 from ktc.passes.fit import misfit
 from ktc.passes.ops import is_dialect, op_name, operands
@@ -143,7 +143,7 @@ class Lower:
                 if not applies(declared.condition, context.env() | {"tokens": 1}):
                     return frozenset({"prefill"})
             except EvaluationError as error:
-                raise fail(Diagnostic("KT109", str(error), (Label(error.span),))) from error
+                raise fail(no_value(error)) from error
         return frozenset({"prefill", "decode"})
 
     def _lower(self, gm: fx.GraphModule, node: fx.Node, choice: Choice, context: Context) -> None:
@@ -187,7 +187,8 @@ def unknown_kernel(name: str, write: Write) -> Diagnostic:
     known = sorted(kernels())
     near = get_close_matches(name, known, 1)
     fixes = (Fix(f"write `{near[0]}`", write.span, near[0]),) if near else ()
-    return Diagnostic("KT401", f"there is no kernel `{name}`", (Label(write.span),), (f"kernels: {', '.join(known)}",), fixes)
+    notes = () if near else (f"kernels: {', '.join(known)}",)
+    return Diagnostic("KT401", f"there is no kernel `{name}`", (Label(write.span),), notes, fixes)
 
 
 def wrong_option(kernel: Kernel, options: Mapping[str, Any], write: Write) -> Diagnostic | None:

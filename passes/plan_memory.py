@@ -15,7 +15,7 @@ from ktc.grammar.selectors import compile_selector
 from ktc.grammar.sites import Site
 from ktc.grammar.values import DeviceGroup, DeviceRef, SiteSet
 from ktc.passes.cache import cache_of
-from ktc.passes.context import Context, raise_all
+from ktc.passes.context import Context, no_value, raise_all
 from ktc.passes.lower import place_of
 from ktc.passes.ops import op_name
 from ktc.passes.sizes import Sizes
@@ -123,8 +123,7 @@ class PlanMemory:
                 f"activations {size_words(memory.activations)} for a step of {plan.chunk} tokens",
                 *_largest(name, context),
             )
-            hints = tuple(_hint(a.hint.value) for a in context.rules.asserts if a.hint and _speaks_of(a, device.ref.name))
-            problems.append(Diagnostic("KT301", message, (Label(declared.span),), (*notes, *hints)))
+            problems.append(Diagnostic("KT301", message, (Label(declared.span),), notes))
         return problems
 
     def _asserts(self, plan: MemoryPlan, context: Context) -> list[Diagnostic]:
@@ -134,7 +133,7 @@ class PlanMemory:
             try:
                 holds = applies(item.condition, env)
             except EvaluationError as error:
-                problems.append(Diagnostic("KT109", str(error), (Label(error.span),)))
+                problems.append(no_value(error))
                 continue
             if not holds:
                 notes = tuple(
@@ -238,10 +237,6 @@ def _largest(device: str, context: Context) -> tuple[str, ...]:
     ]  # fmt: skip
     largest = sorted(stores, reverse=True)[:3]
     return (f"largest: {', '.join(f'{name} ({size_words(nbytes)})' for nbytes, name in largest)}",) if largest else ()
-
-
-def _speaks_of(item: Any, device: str) -> bool:
-    return f"'{device}'" in repr(item.condition)
 
 
 def _hint(text: str) -> str:

@@ -13,8 +13,8 @@ from os.path import commonprefix
 import torch.fx as fx
 
 from ktc.dialect.spec import spec_of
-from ktc.grammar.diagnostics import Diagnostic, Label
-from ktc.passes.context import Context, WeightPlan, fail
+from ktc.grammar.diagnostics import Diagnostic, Label, Severity
+from ktc.passes.context import Context, WeightPlan, Write, fail
 from ktc.passes.edit import clean, declare
 from ktc.passes.formats import FLOATS, parameter_format, source_format
 from ktc.passes.ops import op_name, operands
@@ -40,6 +40,7 @@ class Quantize:
             if node.op != "get_attr" or str(node.target) in context.weights or not _is_weight(node, context):
                 continue
             self._plan(node, str(node.target), (str(node.target),), node in quantisable, context)
+        context.warnings.extend(_quantised_twice(context))
         return gm
 
     def _fold(self, gm: fx.GraphModule, node: fx.Node, context: Context) -> None:
@@ -75,11 +76,6 @@ class Quantize:
             note = f"{target} stores blocks of {block} elements"
             labels = () if write is None else (Label(write.span),)
             raise fail(Diagnostic("KT605", message, labels, (note,)))
-        if plan.source_format not in FLOATS and target not in (*FLOATS, plan.source_format):
-            note = f"`{name}` is {plan.source_format} in the file and becomes {target}: both roundings remain"
-            write = context.attribute(context.owner(parameters[0]), "quant")
-            labels = () if write is None else (Label(write.span),)
-            context.warn_once("KT607", "a quantised weight is quantised again", labels, note)
         context.weights[name] = plan
         sites = list(dict.fromkeys(context.owner(parameter) for parameter in parameters))
         context.events.emit(
@@ -92,6 +88,22 @@ class Quantize:
             return None
         recipes = [context.binding.recipes[parameter] for parameter in parameters]
         return recipes[0] if len(recipes) == 1 else Recipe.concat(recipes, name)
+
+
+def _quantised_twice(context: Context) -> list[Diagnostic]:
+    """KT607, one for each rule that turns quantised weights of the file into another quantised format."""
+    by_write: dict[Write | None, list[WeightPlan]] = {}
+    for plan in context.weights.values():
+        if plan.source_format not in FLOATS and plan.format not in (*FLOATS, plan.source_format):
+            by_write.setdefault(context.attribute(context.owner(plan.parameters[0]), "quant"), []).append(plan)
+    found = []
+    for write, plans in by_write.items():
+        shown = [f"`{p.name}` is {p.source_format} in the file and becomes {p.format}" for p in plans[:3]]
+        notes = (*shown, *([f"and {len(plans) - 3} more weights"] if len(plans) > 3 else []), "both roundings remain")
+        labels = () if write is None else (Label(write.span),)
+        message = "a quantised weight is quantised again"
+        found.append(Diagnostic("KT607", message, labels, notes, severity=Severity.WARNING))
+    return found
 
 
 def merged_name(names: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from ktc.grammar.diagnostics import Diagnostic, Label
 from ktc.grammar.evaluate import EvaluationError, applies, evaluate
 from ktc.grammar.tree import Attribute, Bool, Capture, Number, OpCall, Rewrite, Text
 from ktc.grammar.values import Value
-from ktc.passes.context import Context, fail
+from ktc.passes.context import Context, fail, no_value
 from ktc.passes.counts import bounds, count_words
 from ktc.passes.edit import call, clean, common_stack, element, inherit, sites_of
 from ktc.passes.match import Match, Pattern
@@ -89,7 +89,7 @@ class ApplyRewrite:
                 if not applies(self.rewrite.where, queries(match, context)):
                     return "`where` does not hold"
             except EvaluationError as error:
-                raise fail(Diagnostic("KT109", str(error), (Label(error.span),))) from error
+                raise fail(no_value(error)) from error
         return None
 
     def _replace(self, graph: fx.Graph, match: Match, context: Context) -> list[fx.Node]:
@@ -136,8 +136,10 @@ class ApplyRewrite:
         if outside and fired < low:
             message = f"rewrite `{self.rewrite.name.id}` hides a value that is used outside its pattern"
             raise fail(Diagnostic("KT502", message, (Label(span, f"fired {fired} times"),), tuple(notes)))
+        crossing = any("device boundary" in why for why in missed)
+        code = "KT507" if crossing and fired < low else "KT503"
         message = f"rewrite `{self.rewrite.name.id}` fired {fired} time{'s' * (fired != 1)}, "
-        raise fail(Diagnostic("KT503", message + f"not {count_words(low, high)}", (Label(span),), tuple(notes)))
+        raise fail(Diagnostic(code, message + f"not {count_words(low, high)}", (Label(span),), tuple(notes)))
 
 
 class _Builder:

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import ktc
+from ktc.backends.registry import Kernel
 from ktc.grammar.diagnostics import KtError
+from ktc.passes.fit import misfit
 from ktc.passes.ops import op_name
 from ktc.passes.schedule import segments
 
@@ -122,3 +124,29 @@ def test_two_models_in_one_process_do_not_share_anything(llama):
         again = first(ids)
     assert torch.equal(a.logits, again.logits) and not torch.equal(a.logits, b.logits)
     assert first.engine.pool is not second.engine.pool
+
+
+def _kernel(**changes):
+    fields = {"name": "x.linear", "op": "kt.linear", "hardware": frozenset({"cpu"}), "lower": None}
+    return Kernel(**{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    ("kernel", "reason"),
+    [
+        (_kernel(hardware=frozenset({"cuda"})), "it runs on cuda, and `host` is a cpu device"),
+        (_kernel(isa="amx"), "it needs amx, and this machine offers avx2"),
+        (_kernel(formats=frozenset({"q4_k"})), "it does not read f32 weights (it reads q4_k)"),
+        (_kernel(dtypes=frozenset({"bfloat16"})), "it computes in bfloat16, not float32"),
+        (_kernel(phases=frozenset({"decode"})), "it does not serve the prefill phase"),
+        (_kernel(supports=lambda node: "rows are odd"), "rows are odd"),
+        (_kernel(), None),
+    ],
+)
+def test_why_a_kernel_does_not_fit(compiled, monkeypatch, kernel, reason):
+    monkeypatch.setattr("ktc.passes.fit.machine_isa", lambda: "avx2")
+    context = compiled("rule k { match **: Linear kernel torch.linear }").context
+    node = next(n for n in context.phases["step"].graph.nodes if op_name(n) == "kt.linear")
+    plans = {"weight": context.weights["model.layers.0.mlp.up_proj.weight"]}
+    phases = frozenset({"prefill", "decode"})
+    assert misfit(kernel, node, context.devices["host"], plans, phases, context) == reason
