@@ -64,25 +64,31 @@ def load_tables() -> Tables:
     return Tables([tuple(r) for r in raw["rules"]], raw["starts"], raw["ends"], raw["states"], lexer)
 
 
+def _is_accepted(tables: Tables, stack: list[int], terminal: str) -> bool:
+    """Whether a terminal can truly come next.
+
+    A row of the tables may list one that cannot: LALR merges the lookaheads of all contexts, so a reduction
+    can be done on a terminal that is then refused. So the reductions are played through on a copy of the stack.
+    """
+    step = tables.states[stack[-1]].get(terminal)
+    if step is None or step >= 0:
+        return step is not None
+    states = list(stack)
+    while step is not None and step < 0:
+        name, _, length, _, _ = tables.rules[-1 - step]
+        del states[len(states) - length :]
+        goto = tables.states[states[-1]][name]
+        states.append(goto)
+        if terminal == END and goto in tables.ends.values():
+            return True
+        step = tables.states[goto].get(terminal)
+    return step is not None
+
+
 def _accepted(tables: Tables, stack: list[int]) -> list[str]:
-    """The terminals that can truly follow: LALR default lookaheads are simulated until one is shifted."""
-    found = []
-    for terminal, action in tables.states[stack[-1]].items():
-        if not terminal.lstrip("_")[:1].isupper() and terminal != END:  # a rule, not a terminal
-            continue
-        states = list(stack)
-        step: int | None = action
-        while step is not None and step < 0:
-            name, _, length, _, _ = tables.rules[-1 - step]
-            del states[len(states) - length :]
-            goto = tables.states[states[-1]][name]
-            states.append(goto)
-            if terminal == END and goto in tables.ends.values():
-                break
-            step = tables.states[goto].get(terminal)
-        if step is not None:
-            found.append(terminal)
-    return found
+    """Every terminal that can come next."""
+    row = [name for name in tables.states[stack[-1]] if name.lstrip("_")[:1].isupper() or name == END]
+    return [terminal for terminal in row if _is_accepted(tables, stack, terminal)]
 
 
 def parse(text: str, start: str, actions: Actions, begin: int = 0, stop: int | None = None) -> Any:
@@ -103,7 +109,7 @@ def parse(text: str, start: str, actions: Actions, begin: int = 0, stop: int | N
     position = lexer.skip(scanned, begin)
     while True:
         try:
-            token = lexer.next(scanned, position, states[stack[-1]])
+            token = lexer.next(scanned, position, lambda name: _is_accepted(tables, stack, name))
         except LexError as error:
             raise ParseError(error.start, _accepted(tables, stack), previous) from None
         while (action := states[stack[-1]].get(token.type)) is not None and action < 0:

@@ -7,7 +7,7 @@ A keyword wins over a NAME of the same text, and only where it can stand: `model
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 END = "$END"
@@ -57,29 +57,33 @@ class Lexer:
             position = match.end()
         return position
 
-    def next(self, text: str, position: int, accepts: Mapping[str, int]) -> Token:
-        """The token at `position`, which is not blank. Raises LexError when nothing in `accepts` fits."""
+    def next(self, text: str, position: int, accepts: Callable[[str], bool]) -> Token:
+        """The token at `position`, which is not blank. Raises LexError when nothing accepted fits.
+
+        `accepts` says of a terminal whether the parser can take it; it is asked only of those that match.
+        """
         if position == len(text):
             return Token(END, "", position)
-        best, length = "", 0
+        found = [  # the longest first, and of one length the keyword or punctuation first
+            (-(match.end() - position), 1, name)
+            for name, pattern in self.regexes.items()
+            if (match := pattern.match(text, position))
+        ]
         if word := self._word.match(text, position):
             keyword = self.words.get(word.group())
-            if keyword in accepts:
-                best, length = str(keyword), len(word.group())
+            if keyword is not None:
+                found.append((-len(word.group()), 0, keyword))
         else:
             for size in (2, 1):
-                name = self.strings.get(text[position : position + size])
-                if name in accepts:
-                    best, length = str(name), size
+                mark = self.strings.get(text[position : position + size])
+                if mark is not None:
+                    found.append((-size, 0, mark))
+        for length, _, name in sorted(found):
+            if accepts(name):
+                if self._runs_on(text, position, -length):
                     break
-        for name, pattern in self.regexes.items():
-            if name in accepts and (match := pattern.match(text, position)):
-                size = match.end() - position
-                if size > length:
-                    best, length = name, size
-        if not length or self._runs_on(text, position, length):
-            raise LexError(position)
-        return Token(best, text[position : position + length], position)
+                return Token(name, text[position : position - length], position)
+        raise LexError(position)
 
     def _runs_on(self, text: str, position: int, length: int) -> bool:
         """True for a number with a word glued to it, such as `24Gib`: it is no token, not two."""
