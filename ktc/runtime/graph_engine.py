@@ -9,9 +9,8 @@ import torch
 
 from ktc.backends.registry import Weight, kernels
 from ktc.errors import ArtifactError
-from ktc.grammar import tree
 from ktc.grammar.evaluate import applies
-from ktc.grammar.loading import load
+from ktc.grammar.parser import parse_expression
 from ktc.runtime.kv import KvPool
 from ktc.runtime.load import StoredWeight, load_weights
 from ktc.runtime.placement import DTYPES, PhaseEntry, Placement
@@ -39,7 +38,7 @@ class GraphEngine:
         weights = load_weights(source, stored_weights(placement, source), progress)
         self.weight_bytes = sum(tensor.nbytes for tensor in weights.values())
         self.pool = make_pool(placement)
-        tensors: dict[str, Any] = {**placement.buffers, **weights, **self.pool.tensors}
+        tensors: dict[str, Any] = {**placement.constants(), **weights, **self.pool.tensors}
         self.programs = {name: Program(graph, tensors) for name, graph in placement.graphs.items()}
         self._conditions = [(phase.name, condition(phase)) for phase in placement.phases]
 
@@ -99,8 +98,7 @@ def stored_weights(placement: Placement, source: WeightSource) -> list[StoredWei
 
 def condition(phase: PhaseEntry) -> Callable[[int], bool]:
     """A phase's condition as a function of the number of tokens in the step."""
-    rules = load(f"phase {phase.name} = {phase.condition}\n", text=True, params=None)
-    expression: tree.Expr = rules.phases[phase.name].condition
+    expression = parse_expression(phase.condition)
     values: Mapping[str, Any] = phase.values
 
     def holds(tokens: int) -> bool:

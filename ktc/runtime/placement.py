@@ -74,7 +74,8 @@ class Placement:
         devices: torch device by declared name.
         io_device: where inputs arrive and outputs leave.
         weights, caches: see the entries.
-        buffers: small constants of the model (and, in a module, submodules that stayed as they are).
+        buffers: small constants of the model (and, in a module, submodules that stayed as they are), on the CPU;
+            `buffer_devices` says which declared device reads each.
         tokens, block_size: size of the KV cache.
         chunk: most tokens of one prefill step.
         parameters: shape of every parameter of the model, to find it in a source.
@@ -91,6 +92,7 @@ class Placement:
     weights: tuple[WeightEntry, ...]
     caches: tuple[CacheEntry, ...]
     buffers: dict[str, Any]
+    buffer_devices: dict[str, str]
     tokens: int
     block_size: int
     chunk: int
@@ -100,6 +102,10 @@ class Placement:
     inputs: tuple[str, ...] = ()
     threads: int | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+
+    def constants(self) -> dict[str, Any]:
+        """The buffers on their devices."""
+        return {name: value.to(self.devices[self.buffer_devices[name]]) for name, value in self.buffers.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, without buffers and configuration, which have files of their own."""
@@ -111,6 +117,7 @@ class Placement:
             "io_device": self.io_device,
             "weights": [asdict(weight) for weight in self.weights],
             "caches": [asdict(cache) for cache in self.caches],
+            "buffer_devices": self.buffer_devices,
             "tokens": self.tokens,
             "block_size": self.block_size,
             "chunk": self.chunk,
@@ -135,6 +142,7 @@ class Placement:
                 ),
                 caches=tuple(CacheEntry(**cache) for cache in data["caches"]),
                 buffers=buffers,
+                buffer_devices=dict(data["buffer_devices"]),
                 tokens=int(data["tokens"]),
                 block_size=int(data["block_size"]),
                 chunk=int(data["chunk"]),

@@ -40,7 +40,8 @@ rewrite qkv {
 def census(compiled):
     counts: dict[str, int] = {}
     for node in compiled.context.phases["step"].graph.nodes:
-        counts[op_name(node)] = counts.get(op_name(node), 0) + 1
+        name = op_name(node).replace("kt_cpu.", "kt.")
+        counts[name] = counts.get(name, 0) + 1
     return counts
 
 
