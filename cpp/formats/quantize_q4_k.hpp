@@ -70,7 +70,7 @@ KTC_INLINE Q4Fit q4_search(const Lanes* x, const Lanes* w) {
   const Mask flat = range < kSmallestRange;
   Q4Fit best{select(flat, splat(0), range / 15.0f), low, splat(-3e38f)};
   for (float levels = 13.4f; levels < 16.55f;
-       levels += 0.15f) {  // above 15 the ends clip, below some codes stay unused
+       levels += 0.3f) {  // above 15 the ends clip, below some codes stay unused
     const Lanes inverse = select(flat, splat(0), levels / select(flat, splat(1), range));
     q4_keep_better(best, q4_solve(x, w, low, inverse));
   }
@@ -108,6 +108,7 @@ KTC_INLINE Q4Block q4_choose(const Lanes* x, const Lanes* w, float d, float dmin
   Lanes best = splat(3e38f);
   for (int ds = -1; ds <= 1; ++ds) {
     for (int dm = -1; dm <= 1; ++dm) {
+      if (ds * dm < 0) continue;  // a steeper line wants a lower start: these two hardly ever win
       const Lanes s = larger(splat(0), smaller(splat(63), s0 + static_cast<float>(ds)));
       const Lanes m = larger(splat(0), smaller(splat(63), m0 + static_cast<float>(dm)));
       const Lanes error = q4_error(x, w, d * s, dmin * m);
@@ -181,15 +182,13 @@ KTC_INLINE bool quantize_q4_k_block(const float* values, const float* weights, u
   float d = highest(fit.scale) / 63.0f, dmin = highest(minimum) / 63.0f;
   if (d > kLargest || dmin > kLargest) return false;
   Q4Block best = q4_choose(x, w, f16_to_f32(f32_to_f16(d)), f16_to_f32(f32_to_f16(dmin)), fit.scale, minimum);
-  for (int round = 0; round < 2; ++round) {
-    d = best.d;
-    dmin = best.dmin;
-    q4_refit(x, w, best, d, dmin);
-    if (!(d >= 0 && d <= kLargest && dmin >= 0 && dmin <= kLargest)) break;
+  d = best.d;
+  dmin = best.dmin;
+  q4_refit(x, w, best, d, dmin);
+  if (d >= 0 && d <= kLargest && dmin >= 0 && dmin <= kLargest) {
     const Q4Block other = q4_choose(x, w, f16_to_f32(f32_to_f16(d)), f16_to_f32(f32_to_f16(dmin)),
                                     best.d * best.scales, best.dmin * best.minima);
-    if (!(other.error < best.error)) break;
-    best = other;
+    if (other.error < best.error) best = other;
   }
   q4_write(x, best, out);
   return true;

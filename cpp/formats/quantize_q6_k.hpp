@@ -49,7 +49,7 @@ KTC_INLINE Lanes q6_search(const Lanes* x, const Lanes* w) {
   const Mask flat = magnitude(extreme) < kSmallest;
   const Lanes unit = select(flat, splat(0), 1.0f / select(flat, splat(1), extreme));
   Lanes best{}, gain{};
-  for (float step = -1.0f; step < 1.05f; step += 0.125f) {
+  for (float step = -1.0f; step < 1.05f; step += 0.25f) {
     q6_try(x, w, (-32.0f + step) * unit, best, gain);
     q6_try(x, w, (31.0f + step) * unit, best, gain);
   }

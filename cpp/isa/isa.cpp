@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
 
@@ -73,16 +74,24 @@ std::string available() {
                            "'; it has " + available());
 }
 
+// The number of the level called `text`, or kUnset.
+int find(std::string_view text) {
+  for (int i = 0; i < kLevels; ++i) {
+    if (text == kNames[i]) return i;
+  }
+  return kUnset;
+}
+
 int from_environment() {
   const char* text = std::getenv("KTC_CPU_ISA");
   if (text == nullptr || *text == '\0') return static_cast<int>(machine());
   const std::string who = std::string("KTC_CPU_ISA=") + text;
-  for (int i = 0; i < kLevels; ++i) {
-    if (who.compare(12, std::string::npos, kNames[i]) != 0) continue;
-    if (i > static_cast<int>(machine())) fail_lacking(who, static_cast<Level>(i));
-    return i;
+  const int level = find(text);
+  if (level == kUnset) {
+    throw std::runtime_error(who + " names no instruction-set level; this machine has " + available());
   }
-  throw std::runtime_error(who + " names no instruction-set level; this machine has " + available());
+  if (level > static_cast<int>(machine())) fail_lacking(who, static_cast<Level>(level));
+  return level;
 }
 
 }  // namespace
@@ -92,11 +101,12 @@ const char* name(Level level) {
 }
 
 Level parse(std::string_view text) {
-  for (int i = 0; i < kLevels; ++i) {
-    if (text == kNames[i]) return static_cast<Level>(i);
+  const int level = find(text);
+  if (level == kUnset) {
+    throw std::runtime_error("'" + std::string(text) + "' is no instruction-set level; this machine has " +
+                             available());
   }
-  throw std::runtime_error("'" + std::string(text) + "' is no instruction-set level; this machine has " +
-                           available());
+  return static_cast<Level>(level);
 }
 
 Level machine() {
