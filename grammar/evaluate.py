@@ -311,6 +311,18 @@ _METHODS: Mapping[type, Callable[[_Evaluator, Any], Any]] = {
 }
 
 
+def names_used(node: object) -> set[str]:
+    """The first parts of all names that an expression reads, functions included."""
+    if isinstance(node, tree.Name):
+        return {node.id.split(".")[0]}
+    if isinstance(node, tuple):
+        return {name for part in node for name in names_used(part)}
+    if not isinstance(node, tree.Node):
+        return set()
+    fields = (getattr(node, name) for name in node.__dataclass_fields__)
+    return {name for field in fields for name in names_used(field)}
+
+
 def count_range(
     expr: tree.Expr, value: Callable[[tree.Expr], Any]
 ) -> tuple[int | float | None, int | float | None]:

@@ -68,7 +68,7 @@ def _is_accepted(tables: Tables, stack: list[int], terminal: str) -> bool:
     """Whether a terminal can truly come next.
 
     A row of the tables may list one that cannot: LALR merges the lookaheads of all contexts, so a reduction
-    can be done on a terminal that is then refused. So the reductions are played through on a copy of the stack.
+    may be done on a terminal that is refused after it. So the reductions are played through on a copy.
     """
     step = tables.states[stack[-1]].get(terminal)
     if step is None or step >= 0:

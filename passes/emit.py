@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from ktc.grammar.evaluate import EvaluationError, evaluate
-from ktc.grammar.tree import Binary, Expr, Name, Phase, Unary, Within
+from ktc.grammar.evaluate import EvaluationError, evaluate, names_used
+from ktc.grammar.tree import Name, Phase
 from ktc.passes.context import Context
 from ktc.runtime.placement import CacheEntry, PhaseEntry, Placement, WeightEntry
 
@@ -60,25 +60,13 @@ def _phase(phase: Phase, context: Context) -> PhaseEntry:
     text = context.rules.sources[span.file][span.start : span.end]
     env = context.env()
     values = {}
-    for name in _names(phase.condition):
+    for name in sorted(names_used(phase.condition)):
         if name in env:
             try:
                 values[name] = evaluate(Name(span, name), env)
             except EvaluationError:
                 continue
     return PhaseEntry(phase.name.id, text, values)
-
-
-def _names(expr: Expr | None) -> set[str]:
-    if isinstance(expr, Name):
-        return {expr.id}
-    if isinstance(expr, Binary):
-        return _names(expr.left) | _names(expr.right)
-    if isinstance(expr, Unary):
-        return _names(expr.operand)
-    if isinstance(expr, Within):
-        return _names(expr.item) | _names(expr.container)
-    return set()
 
 
 def _buffers(context: Context, loaded: set[str]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ktc.grammar import tree
-from ktc.grammar.checking.scope import PHASES, Scope
+from ktc.grammar.checking.scope import Scope
 from ktc.grammar.checking.selectors import check_selector
 from ktc.grammar.checking.types import Typer, fits, words
 from ktc.grammar.diagnostics import Diagnostic, KtError, Label
@@ -177,9 +177,6 @@ _OPTIONS = "options: " + ", ".join(f"`{name}`" for name in DEVICE_OPTIONS)
 
 def check_phase(scope: Scope, item: tree.Phase) -> None:
     """Declares a phase; its condition is over `tokens`."""
-    if item.name.id in PHASES:
-        scope.error("KT115", f"`{item.name.id}` is a built-in phase", item.name.span)
-        return
     declared = scope.declare(item.name, "phase")
     Typer(scope, PHASE).check(item.condition, "bool", "the condition of a phase")
     if declared:

@@ -17,13 +17,15 @@ _MODEL = {"layers": "int", "config": "config"}
 _SITE = {"layer": "int", "name": "str", "params": "int", "bytes": "int", "dtype": "symbol", "shape": "list"}
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
     VALUE: {**_MODEL, **_SITE},
-    PHASE: {"tokens": "int", "prefill": "bool", "decode": "bool"},
+    PHASE: {"tokens": "int"},
     RULE: {**_MODEL, **_SITE},
     REWRITE: _MODEL,
     ASSERT: _MODEL,
 }
 RESERVED = (
-    frozenset(name for names in BUILT_IN.values() for name in names) | FUNCTIONS.keys() | {"auto", "none"}
+    frozenset(name for names in BUILT_IN.values() for name in names)
+    | FUNCTIONS.keys()
+    | {"auto", "none", *PHASES}
 )
 
 

@@ -10,6 +10,7 @@ import torch
 from ktc.backends.registry import Weight, kernels
 from ktc.errors import ArtifactError
 from ktc.grammar.evaluate import applies
+from ktc.grammar.functions import BUILTINS
 from ktc.grammar.parser import parse_expression
 from ktc.runtime.kv import KvPool
 from ktc.runtime.load import StoredWeight, load_weights
@@ -99,7 +100,7 @@ def stored_weights(placement: Placement, source: WeightSource) -> list[StoredWei
 def condition(phase: PhaseEntry) -> Callable[[int], bool]:
     """A phase's condition as a function of the number of tokens in the step."""
     expression = parse_expression(phase.condition)
-    values: Mapping[str, Any] = phase.values
+    values: Mapping[str, Any] = {**BUILTINS, **phase.values}
 
     def holds(tokens: int) -> bool:
         return applies(expression, {**values, "tokens": tokens})
