@@ -2,12 +2,13 @@
 // dmin float16.
 //
 // 1. Each of the 8 sub-blocks of 32 gets a real scale and minimum: many roundings of q are tried, from
-// slightly
-//    different ranges, and for each the weighted least-squares line through (q, x) is solved; the best is
-//    refined by rounding and solving in turn.
+//    slightly different ranges, and for each the weighted least-squares line through (q, x) is solved; the
+//    best is refined by rounding and solving in turn.
 // 2. d and dmin follow from the largest; the neighbours of each 6-bit scale and minimum are tried.
 // 3. d and dmin are solved again by least squares over the whole block, and step 2's choice repeated with
-// them. Included by quantize_k*.cpp; everything has internal linkage.
+//    them.
+//
+// Included by quantize_k*.cpp; everything has internal linkage.
 #pragma once
 
 #include "formats/float16.hpp"

@@ -1,10 +1,10 @@
 // The Q6_K quantiser: x ~ (d * scale) * q, q in -32..31, scale in -128..127 for each 16 values, d float16.
 //
 // 1. Each of the 16 sub-blocks gets a real scale: many roundings of q are tried, with the largest magnitude
-// near
-//    either end of the codes, and for each the weighted least-squares scale is solved.
+//    near either end of the codes, and for each the weighted least-squares scale is solved.
 // 2. d follows from the largest; the neighbours of each 8-bit scale are tried.
 // 3. d is solved again by least squares over the whole block, and step 2's choice repeated with it.
+//
 // Included by quantize_k*.cpp; everything has internal linkage.
 #pragma once
 
