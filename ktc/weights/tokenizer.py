@@ -21,7 +21,14 @@ from tokenizers import (
 from ktc.errors import WeightError
 from ktc.weights.gguf_metadata import Metadata
 from ktc.weights.pretokenizers import KINDS
-from ktc.weights.vocabulary import PREFIX, TokenType, Vocabulary, error, read_vocabulary
+from ktc.weights.vocabulary import (
+    MAX_MERGE_CHARACTERS,
+    PREFIX,
+    TokenType,
+    Vocabulary,
+    error,
+    read_vocabulary,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -114,7 +121,7 @@ def _sentencepiece_bpe(metadata: Metadata, vocabulary: Vocabulary) -> Tokenizer:
         raise error(metadata, PREFIX + "tokens", "has neither all byte tokens nor an unknown token")
     model = models.BPE(
         vocab=dict(vocabulary.ids),
-        merges=score_merges(vocabulary, scores),
+        merges=score_merges(metadata, vocabulary, scores),
         unk_token=unknown,
         fuse_unk=True,
         byte_fallback=bytes_known,
@@ -135,7 +142,7 @@ def _sentencepiece_bpe(metadata: Metadata, vocabulary: Vocabulary) -> Tokenizer:
     return tokenizer
 
 
-def score_merges(vocabulary: Vocabulary, scores: list[float]) -> list[tuple[str, str]]:
+def score_merges(metadata: Metadata, vocabulary: Vocabulary, scores: list[float]) -> list[tuple[str, str]]:
     """Every way to make a token from two others, the best score first, ties in the order of ids.
 
     SentencePiece has no merge list: it joins whichever neighbours make the known token of the highest score.
@@ -147,11 +154,15 @@ def score_merges(vocabulary: Vocabulary, scores: list[float]) -> list[tuple[str,
         if vocabulary.types[index] in (TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.UNUSED)
     }
     merges = []
+    characters = 0
     for token in sorted(mergeable, key=lambda token: (-scores[mergeable[token]], mergeable[token])):
         for middle in range(1, len(token)):
             left, right = token[:middle], token[middle:]
             if left in mergeable and right in mergeable:
                 merges.append((left, right))
+                characters += len(token)
+        if characters > MAX_MERGE_CHARACTERS:
+            raise error(metadata, PREFIX + "tokens", f"more than {MAX_MERGE_CHARACTERS} characters of merges")
     return merges
 
 

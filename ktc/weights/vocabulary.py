@@ -12,6 +12,12 @@ from ktc.weights.gguf_metadata import Metadata
 PREFIX = "tokenizer.ggml."
 CHAT_TEMPLATE = "tokenizer.chat_template"
 MAX_TEMPLATE_BYTES = 1 << 20
+# Bounds for what building a tokenizer costs; Gemma 3, the largest seen, has 2 million characters in its tokens
+# and 4 million in its merges.
+MAX_TOKEN_LENGTH = 1 << 10
+MAX_CHARACTERS = 1 << 24
+MAX_SPECIAL_CHARACTERS = 1 << 20
+MAX_MERGE_CHARACTERS = 1 << 26
 _SPECIAL = ("bos", "eos", "eot", "eom", "unknown", "padding", "mask")
 
 
@@ -74,12 +80,14 @@ def read_vocabulary(metadata: Metadata) -> Vocabulary:
     if len(ids) != len(tokens):
         twice = next(token for index, token in enumerate(tokens) if ids[token] != index)
         raise error(metadata, key, f"token {twice[:80]!r} appears twice")
+    types = _types(metadata, len(tokens))
+    _check_lengths(metadata, tokens, types)
     special = {}
     for role in _SPECIAL:
         role_key = f"{PREFIX}{role}_token_id"
         if role_key in metadata:
             special[role] = metadata.integer(role_key, high=len(tokens) - 1)
-    return Vocabulary(tokens, _types(metadata, len(tokens)), ids, special, _templates(metadata))
+    return Vocabulary(tokens, types, ids, special, _templates(metadata))
 
 
 def _types(metadata: Metadata, count: int) -> list[TokenType]:
@@ -93,6 +101,25 @@ def _types(metadata: Metadata, count: int) -> list[TokenType]:
         return [TokenType(number) for number in numbers]
     except ValueError as problem:
         raise error(metadata, key, f"holds an unknown token type ({problem})") from None
+
+
+def _check_lengths(metadata: Metadata, tokens: list[str], types: list[TokenType]) -> None:
+    key = PREFIX + "tokens"
+    lengths = [len(token) for token in tokens]
+    if max(lengths) > MAX_TOKEN_LENGTH:
+        raise error(
+            metadata, key, f"a token has {max(lengths)} characters; at most {MAX_TOKEN_LENGTH} are allowed"
+        )
+    if sum(lengths) > MAX_CHARACTERS:
+        raise error(metadata, key, f"has {sum(lengths)} characters; at most {MAX_CHARACTERS} are allowed")
+    matched = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED)
+    special = sum(length for length, kind in zip(lengths, types, strict=True) if kind in matched)
+    if special > MAX_SPECIAL_CHARACTERS:
+        raise error(
+            metadata,
+            key,
+            f"has special tokens of {special} characters; at most {MAX_SPECIAL_CHARACTERS} are allowed",
+        )
 
 
 def _templates(metadata: Metadata) -> dict[str, str]:

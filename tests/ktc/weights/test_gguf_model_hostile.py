@@ -21,6 +21,7 @@ from support.gguf_bytes import (
 )
 
 from ktc.errors import GgufError, MetadataError, TokenizerError, UnsupportedModelError, WeightError
+from ktc.weights import vocabulary
 from ktc.weights.source import WeightSource, open_source
 
 Pairs = dict[str, tuple[int, Any]]
@@ -167,6 +168,11 @@ BAD_TOKENIZER: dict[str, tuple[dict[str, Any], type[WeightError], str]] = {
         TokenizerError,
         "'a' appears twice",
     ),
+    "long token": (
+        {"tokenizer.ggml.tokens": (ARRAY, (STRING, ["a", "b", "ab", "s" * 1025]))},
+        TokenizerError,
+        "1025 characters",
+    ),
     "few types": ({"tokenizer.ggml.token_type": (ARRAY, (INT32, [1]))}, TokenizerError, "1 entries for 4"),
     "types are floats": (
         {"tokenizer.ggml.token_type": (ARRAY, (FLOAT32, [1.0] * 4))},
@@ -231,6 +237,30 @@ def test_bad_tokenizer(name: str, source: Any) -> None:
     with pytest.raises(kind, match=words) as caught:
         source(changes).tokenizer()
     assert "m.gguf" in str(caught.value)
+
+
+def test_huge_vocabularies_are_refused(source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vocabulary, "MAX_CHARACTERS", 6)
+    with pytest.raises(TokenizerError, match="has 7 characters; at most 6"):
+        source({}).tokenizer()
+    monkeypatch.setattr(vocabulary, "MAX_CHARACTERS", 7)
+    monkeypatch.setattr(vocabulary, "MAX_SPECIAL_CHARACTERS", 2)
+    with pytest.raises(TokenizerError, match="special tokens of 3 characters"):
+        source({}).tokenizer()
+
+
+def test_vocabulary_with_too_many_merges_is_refused(source: Any) -> None:
+    """Runs of a letter: every way to cut one is a merge, so 600 tokens of 10 letters make 1.8 million."""
+    tokens = [letter * length for letter in "abcdefghij" for length in range(1, 601)]
+    changes = {
+        "tokenizer.ggml.model": (STRING, "llama"),
+        "tokenizer.ggml.tokens": (ARRAY, (STRING, [*tokens, "<unk>"])),
+        "tokenizer.ggml.token_type": (ARRAY, (INT32, [*[1] * len(tokens), 2])),
+        "tokenizer.ggml.scores": (ARRAY, (FLOAT32, [0.0] * (len(tokens) + 1))),
+        "tokenizer.ggml.unknown_token_id": (UINT32, len(tokens)),
+    }
+    with pytest.raises(TokenizerError, match="characters of merges"):
+        source(changes).tokenizer()
 
 
 def test_no_tokenizer_is_none(source: Any) -> None:
