@@ -11,6 +11,7 @@ from ktc.grammar.diagnostics import Diagnostic, Label, Severity
 from ktc.grammar.source import Source
 from ktc.grammar.tree import Span
 
+LONGEST = 160  # characters of a source line; of a longer one only a part is shown
 _SPAN = ("file", "start", "end", "line", "column", "end_line", "end_column")
 _COLORS = {"error": "\033[1;31m", "warning": "\033[1;33m", "blue": "\033[1;34m", "bold": "\033[1m"}
 _RESET = "\033[0m"
@@ -39,19 +40,19 @@ def render(diagnostic: Diagnostic, sources: Mapping[str, str], *, color: bool = 
     """
     paint = _Painter(color)
     kind = diagnostic.severity.value
-    lines = [paint(kind, f"{kind}[{diagnostic.code}]") + paint("bold", f": {diagnostic.message}")]
+    lines = [paint(kind, f"{kind}[{diagnostic.code}]") + paint("bold", f": {printable(diagnostic.message)}")]
     width = max((len(str(label.span.end_line)) for label in diagnostic.labels), default=1)
     gutter = " " * width
     for index, (file, labels) in enumerate(_by_file(diagnostic.labels)):
         first = labels[0].span
         arrow = "-->" if index == 0 else ":::"
-        lines.append(f"{gutter}{paint('blue', arrow)} {file}:{first.line}:{first.column}")
+        lines.append(f"{gutter}{paint('blue', arrow)} {printable(file)}:{first.line}:{first.column}")
         if file in sources:
             lines += _snippet(Source(file, sources[file]), labels, diagnostic, width, paint)
     for note in diagnostic.notes:
-        lines.append(f"{gutter} {paint('blue', '=')} {paint('bold', 'note')}: {note}")
+        lines.append(f"{gutter} {paint('blue', '=')} {paint('bold', 'note')}: {printable(note)}")
     for fix in diagnostic.fixes:
-        lines.append(f"{gutter} {paint('blue', '=')} {paint('bold', 'help')}: {fix.text}")
+        lines.append(f"{gutter} {paint('blue', '=')} {paint('bold', 'help')}: {printable(fix.text)}")
     return "\n".join(lines) + "\n"
 
 
@@ -76,28 +77,48 @@ def _snippet(
     for number in sorted({label.span.line for label in labels}):
         if shown is not None and number > shown + 1:
             lines.append(paint("blue", "..."))
-        lines.append(
-            f"{paint('blue', str(number).rjust(width))} {bar} {source.line(number).expandtabs(1)}".rstrip()
-        )
         here = sorted(
             (label for label in labels if label.span.line == number), key=lambda label: -label.span.column
         )
+        text = source.line(number)
+        first, last = _window(text, here[-1].span.column - 1)
+        left, right = ("…" if first else ""), ("…" if last < len(text) else "")
+        line = f"{left}{printable(text[first:last])}{right}"
+        lines.append(f"{paint('blue', str(number).rjust(width))} {bar} {line}".rstrip())
         for label in here:
-            lead, mark = _mark(source, label.span, "^" if label is main else "-")
+            start = min(max(label.span.column - 1, first), last)
+            end = label.span.end_column - 1 if label.span.end_line == number else len(text)
+            lead = " " * (len(left) + columns(text[first:start]))
+            mark = ("^" if label is main else "-") * max(1, columns(text[start : min(end, last)]))
             style = diagnostic.severity.value if label is main else "blue"
-            text = paint(style, f"{mark} {label.text}".rstrip())
-            lines.append(f"{' ' * width} {bar} {lead}{text}")
+            marked = paint(style, f"{mark} {printable(label.text)}".rstrip())
+            lines.append(f"{' ' * width} {bar} {lead}{marked}")
         shown = number
     return lines
 
 
-def _mark(source: Source, span: Span, character: str) -> tuple[str, str]:
-    """The blanks before a mark and the mark: to the end of its first line where the span goes on."""
-    text = source.line(span.line)
-    end = span.end_column - 1 if span.end_line == span.line else len(text)
-    before = text[: span.column - 1].expandtabs(1)
-    marked = text[span.column - 1 : end].expandtabs(1)
-    return " " * len(before), character * max(1, len(marked))
+def _window(text: str, at: int) -> tuple[int, int]:
+    """The part of a line to show: all of it, or of a very long one what lies around column `at`."""
+    if len(text) <= LONGEST:
+        return 0, len(text)
+    first = max(0, at - LONGEST // 2)
+    return first, min(len(text), first + LONGEST)
+
+
+def printable(text: str) -> str:
+    """Text without characters that would move the cursor or change the terminal; a tab is one blank."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " if c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal a piece of a line takes."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def to_json(diagnostic: Diagnostic) -> dict[str, Any]:

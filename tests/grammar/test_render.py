@@ -91,3 +91,20 @@ def test_json_has_every_field() -> None:
     )
     assert found["labels"][0]["span"]["column"] == 15
     assert found["fixes"][0]["replacement"] == "r" and found["severity"] == "error"
+
+
+def test_of_a_very_long_line_only_a_part_is_shown() -> None:
+    source = Source("a.kt", "let a = [" + "1, " * 400 + "oops" + ", 1" * 400 + "]")
+    start = source.text.index("oops")
+    lines = render(
+        Diagnostic("KT102", "no", (Label(source.span(start, start + 4)),)), {"a.kt": source.text}
+    ).split("\n")
+    assert lines[2].startswith("1 | …") and lines[2].endswith("…") and len(lines[2]) < 170
+    assert lines[3].index("^") == lines[2].index("oops")
+
+
+def test_control_characters_do_not_reach_the_terminal() -> None:
+    source = Source("a.kt", "let \x1b[31m漢字 = x")
+    shown = render(Diagnostic("KT003", "bad \x1b[0m", (Label(source.span(13, 14)),)), {"a.kt": source.text})
+    assert "\x1b" not in shown
+    assert shown.splitlines()[3] == "  | " + " " * len("let ?[31m....") + "  ^"
