@@ -50,7 +50,7 @@ class Inspection:
         architecture: `general.architecture` or the configuration's model type.
         name: the model's name, "" when the file gives none.
         files: the files in order with their sizes in bytes.
-        metadata: key to value; long texts and arrays are shortened to text.
+        metadata: key to value; long texts and arrays are shortened, control characters escaped.
         formats: tensors by number format, most bytes first.
         tensors: every tensor in file order.
     """
@@ -100,7 +100,7 @@ class Inspection:
         }
 
 
-def inspect_source(where: str | Path | WeightSource) -> Inspection:
+def inspect(where: str | Path | WeightSource) -> Inspection:
     """Summarises a model from its headers.
 
     Raises:
@@ -153,12 +153,20 @@ def summarise(metadata: Metadata) -> dict[str, Any]:
     return {key: _short(value) for key, value in metadata.items()}
 
 
+def printable(text: str) -> str:
+    """The text with control characters written as escapes: a file must not steer the terminal it is shown on."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
+    )
+
+
 def _short(value: Value) -> Any:
     if value.kind is ValueType.STRING:
-        text = str(value.value)
+        text = printable(str(value.value))
         return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}… ({len(text)} characters)"
     if value.kind is ValueType.ARRAY:
         items = value.value.tolist() if isinstance(value.value, np.ndarray) else list(value.value)
+        items = [printable(item) if isinstance(item, str) else item for item in items]
         if len(items) <= _MAX_ITEMS:
             return items
         return f"{value.describe()}, {len(items)} items: {items[0]!r}, {items[1]!r}, …"

@@ -71,6 +71,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "llama-v3": _KIND_LLAMA3,
         "smaug-bpe": Kind((_LLAMA3,)),
         "glm4": Kind((_LLAMA3,)),
+        "chatglm-bpe": Kind((_LLAMA3,)),
         "qwen2": Kind((_QWEN2,)),
         "deepseek-r1-qwen": Kind((_QWEN2,)),
         "deepseek-v3": Kind(_DEEPSEEK3),

@@ -12,8 +12,8 @@ from ktc.weights.gguf_metadata import Metadata
 PREFIX = "tokenizer.ggml."
 CHAT_TEMPLATE = "tokenizer.chat_template"
 MAX_TEMPLATE_BYTES = 1 << 20
-# Bounds for what building a tokenizer costs; Gemma 3, the largest seen, has 2 million characters in its tokens
-# and 4 million in its merges.
+# Bounds for what building a tokenizer costs. Gemma 3, the largest seen, has 2 million characters in its
+# tokens and 4 million in its merges.
 MAX_TOKEN_LENGTH = 1 << 10
 MAX_CHARACTERS = 1 << 24
 MAX_SPECIAL_CHARACTERS = 1 << 20

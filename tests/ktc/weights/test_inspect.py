@@ -8,13 +8,13 @@ from pathlib import Path
 from support.gguf_files import write_gguf, write_safetensors_folder
 from support.tiny_models import tiny_model
 
-from ktc.weights.inspect import inspect_source
+from ktc.weights.inspect import inspect, printable
 
 
 def test_gguf(tmp_path: Path) -> None:
     model = tiny_model("llama")
     path = write_gguf(model, tmp_path / "m.gguf", "q8_0", formats={"attn_v": "f16"}, split=2)
-    found = inspect_source(path)
+    found = inspect(path)
     assert (found.kind, found.architecture, found.name) == ("gguf", "llama", "tiny llama")
     assert found.elements == sum(p.numel() for p in model.parameters())
     uses = {use.format: use for use in found.formats}
@@ -31,8 +31,12 @@ def test_gguf(tmp_path: Path) -> None:
 
 def test_safetensors(tmp_path: Path) -> None:
     model = tiny_model("qwen3")
-    found = inspect_source(write_safetensors_folder(model, tmp_path / "m"))
+    found = inspect(write_safetensors_folder(model, tmp_path / "m"))
     assert (found.kind, found.architecture) == ("safetensors", "qwen3")
     assert found.elements == sum(p.numel() for p in model.parameters())
     assert found.metadata["hidden_size"] == 256
     json.dumps(found.to_json())
+
+
+def test_control_characters_are_escaped() -> None:
+    assert printable("a\x1b[31m\n\u202eé") == "a\\x1b[31m\\n\\u202eé"
