@@ -22,6 +22,9 @@ from ktc.capture.tracer import Tracer
 from ktc.dialect.experts import ACTIVATIONS
 
 NAME = "ktc"
+LAYER_TYPES = ("full_attention", "sliding_attention")
+# Tensors that models pass on to every attention function; positions are in the keys already.
+_HARMLESS = frozenset({"position_ids", "cache_position", "position_embeddings"})
 
 
 @dataclass
@@ -75,20 +78,21 @@ def _attention(
         raise CaptureError('the "ktc" attention works only while a model is captured', op="attention")
     layer = getattr(module, "layer_idx", None)
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    unknown = [key for key, item in other.items() if isinstance(item, torch.Tensor) and key not in _HARMLESS]
     problem = ""
     if not isinstance(layer, int):
         problem = "has no layer_idx, by which its key/value cache is named"
     elif not causal:
         problem = "is not causal"
+    elif unknown:
+        problem = f"gets {', '.join(unknown)}, which kt.attention does not take"
     elif attention_mask is not None:
         problem = "gets a mask of its own, which kt.attention does not take"
     elif dropout:
         problem = "drops out weights: put the model in eval mode"
     elif layer < len(step.layer_types):
         kind = step.layer_types[layer]
-        if kind not in ("full_attention", "sliding_attention"):
-            problem = f"is {kind!r}, which kt.attention does not express"
-        elif kind == "sliding_attention" and sliding_window is None:
+        if kind == "sliding_attention" and sliding_window is None:
             problem = "slides by a mask only: its window does not reach the attention function"
     if problem or not isinstance(layer, int):
         name = type(module).__name__

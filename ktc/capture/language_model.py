@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from ktc.capture import interfaces
 from ktc.capture.captured import Captured
 from ktc.capture.errors import CaptureError
+from ktc.capture.mixing import check_mixing
 from ktc.capture.run import graph_module, make_tracer, stamped_caches, trace
 from ktc.capture.symbols import Dims
 
@@ -44,6 +45,10 @@ def capture_language_model(model: PreTrainedModel, *, block_size: int = 32, stam
         raise CaptureError(
             'the model was not built with the "ktc" attention', hint="build it with ktc.capture.meta_model"
         )
+    layer_types = tuple(getattr(model.config, "layer_types", None) or ())
+    strange = sorted(set(layer_types) - set(interfaces.LAYER_TYPES))
+    if strange:
+        raise CaptureError(f"layers of type {', '.join(strange)} are not expressed by kt.attention")
     dims = Dims()
     tracer = make_tracer(model, dims, stamp=stamp)
     inputs = {name: tracer.placeholder(name, shape, dtype) for name, shape, dtype in INPUTS}
@@ -53,7 +58,7 @@ def capture_language_model(model: PreTrainedModel, *, block_size: int = 32, stam
         dims=dims,
         descriptor=tuple(inputs[n] for n in ("seq_starts", "context_lens", "block_tables", "slots")),
         block_size=block_size,
-        layer_types=tuple(getattr(model.config, "layer_types", None) or ()),
+        layer_types=layer_types,
         activations=interfaces.expert_activations(model),
     )
     interfaces.set_step(step)
@@ -63,10 +68,13 @@ def capture_language_model(model: PreTrainedModel, *, block_size: int = 32, stam
         interfaces.set_step(None)
     tracer.output(logits)
     limits = dims.limits()
+    check_mixing(tracer.graph, dims.size("tokens"))
+    caches = stamped_caches(tracer, step.caches)
+    _check_layers(model, {spec.layer for spec in caches})
     module, parameters = graph_module(model, tracer)
     return Captured(
         module=module,
-        caches=stamped_caches(tracer, step.caches),
+        caches=caches,
         inputs=tuple(name for name, _, _ in INPUTS),
         output_spec=None,
         kind="language_model",
@@ -75,6 +83,18 @@ def capture_language_model(model: PreTrainedModel, *, block_size: int = 32, stam
         block_size=block_size,
         parameters=parameters,
     )
+
+
+def _check_layers(model: PreTrainedModel, cached: set[int]) -> None:
+    """Every layer must remember through a key/value cache: what else remembers would not be captured."""
+    layers = getattr(model.config, "num_hidden_layers", None)
+    without = sorted(set(range(layers or 0)) - cached)
+    if without or not cached:
+        raise CaptureError(
+            f"layers {', '.join(map(str, without)) or 'of this model'} have no attention that goes through"
+            " transformers' attention interface",
+            hint="layers with recurrent state or attention of their own cannot be captured yet",
+        )
 
 
 def _logits(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> Any:

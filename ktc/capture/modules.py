@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ktc.capture.tracer import ModuleLift
-from ktc.dialect import rms_norm
+from ktc.dialect import layer_norm, rms_norm
 
 _KT = torch.ops.kt
 _TOLERANCE = 1e-6
@@ -23,8 +23,8 @@ def module_lifts(root: nn.Module) -> dict[int, ModuleLift]:
     verified: dict[Any, Any] = {}
     for module in root.modules():
         lift = _by_class(module)
-        if lift is None and re.search(r"RMSNorm$", type(module).__name__):
-            lift = _rms_norm(module, verified)
+        if lift is None and re.search(r"Norm$", type(module).__name__):
+            lift = _norm(module, verified)
         if lift is None and type(module).__module__ == "transformers.activations":
             lift = _activation(module, verified)
         if lift is not None:
@@ -58,27 +58,28 @@ def on_trial(module: nn.Module, tensors: dict[str, torch.Tensor]) -> nn.Module:
     return trial
 
 
-def _rms_norm(module: nn.Module, verified: dict[Any, Any]) -> ModuleLift | None:
-    """The class's own forward on random data decides whether it is kt.rms_norm, and with which constants."""
+def _norm(module: nn.Module, verified: dict[Any, Any]) -> ModuleLift | None:
+    """The class's own forward on random data decides whether it is a norm of the dialect, and which."""
     weight = module._parameters.get("weight")
     if weight is None or weight.dim() != 1 or len(module._parameters) != 1 or list(module.children()):
         return None
     epsilons = tuple(v for v in vars(module).values() if isinstance(v, float) and 0.0 < v < 1e-2)
     key = (type(module), epsilons, weight.shape[0])
     if key not in verified:
-        verified[key] = _find_rms_norm(module, weight.shape[0], epsilons)
-    found = verified[key]
+        verified[key] = _find_norm(module, weight.shape[0], epsilons)
+    found: tuple[Any, tuple[Any, ...]] | None = verified[key]
     if found is None:
         return None
-    eps, offset = found
+    op, constants = found
     return lambda *args, **kwargs: (
-        _KT.rms_norm.default(args[0], module.weight, eps, offset)
-        if len(args) == 1 and not kwargs
-        else NotImplemented
+        op(args[0], module.weight, *constants) if len(args) == 1 and not kwargs else NotImplemented
     )
 
 
-def _find_rms_norm(module: nn.Module, width: int, epsilons: tuple[float, ...]) -> tuple[float, float] | None:
+def _find_norm(
+    module: nn.Module, width: int, epsilons: tuple[float, ...]
+) -> tuple[Any, tuple[Any, ...]] | None:
+    """(op, its arguments after x and weight) that the module's forward agrees with."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(width, generator=generator)
     x = torch.randn(3, width, generator=generator) * torch.tensor([[1.0], [1e-3], [30.0]])
@@ -89,7 +90,9 @@ def _find_rms_norm(module: nn.Module, width: int, epsilons: tuple[float, ...]) -
     for eps in epsilons:
         for offset in (0.0, 1.0):
             if _equal(expected, rms_norm.reference(x, weight, eps, offset)):
-                return eps, offset
+                return _KT.rms_norm.default, (eps, offset)
+        if _equal(expected, layer_norm.reference(x, weight, None, eps)):
+            return _KT.layer_norm.default, (None, eps)
     return None
 
 

@@ -1,7 +1,8 @@
 """Rotary embeddings: which modules make kt.rotary's tables and which functions apply them, found by trial.
 
-A model's rotary module returns its tables in one of three forms; its `apply_rotary…` function takes it:
+A model's rotary module returns its tables in one of four forms; its `apply_rotary…` function takes it:
     full     (cos, sin), each [1, T, D], halves repeated      what kt.rotary returns
+    paired   (cos, sin), each [1, T, D], neighbours equal      Cohere
     half     (cos, sin), each [1, T, D/2]                      GPT-OSS
     complex  cos + i sin, [1, T, D/2]                          DeepSeek-V2
 and turns pairs in one of three layouts, see `LAYOUTS`. Both are run on data and compared with the reference;
@@ -15,12 +16,11 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
 
-from ktc.capture.functions import same_shape
 from ktc.capture.tracer import ModuleLift, Tracer
 from ktc.dialect import rope, rotary
 
@@ -29,9 +29,9 @@ _TOLERANCE = 1e-6
 # Types whose frequencies depend on the longest sequence of the batch.
 _STATEFUL = ("dynamic", "longrope")
 
-Form = Literal["full", "half", "complex"]
+Form = Literal["full", "paired", "half", "complex"]
 Layout = Literal["halves", "pairs", "pairs_to_halves"]
-FORMS: tuple[Form, ...] = ("full", "half", "complex")
+FORMS: tuple[Form, ...] = ("full", "paired", "half", "complex")
 LAYOUTS: tuple[Layout, ...] = ("halves", "pairs", "pairs_to_halves")
 
 _POSITIONS = torch.tensor([[0, 1, 2, 17, 255, 1000, 4095]])
@@ -83,6 +83,8 @@ def _as_form(cos: torch.Tensor, sin: torch.Tensor, form: Form) -> tuple[torch.Te
         return cos, sin
     half = cos.shape[-1] // 2
     cos, sin = cos[..., :half], sin[..., :half]
+    if form == "paired":
+        return cos.repeat_interleave(2, dim=-1), sin.repeat_interleave(2, dim=-1)
     # Not torch.complex or torch.polar: their fake kernels fix symbolic sizes.
     return (cos, sin) if form == "half" else (torch.view_as_complex(torch.stack((cos, sin), dim=-1)),)
 
@@ -98,7 +100,7 @@ def _lift(
         cos, sin = _KT.rotary.default(position_ids, module._buffers[buffer], scaling)
         result = _as_form(cos, sin, form)
         for part in result:
-            tracer().tables[id(part)] = (cos, sin)
+            tracer().tables[id(part)] = (form, cos, sin)
         return result if len(result) > 1 else result[0]
 
     return forward
@@ -193,14 +195,11 @@ def _full_tables(values: list[Any], tracer: Tracer) -> tuple[Form, torch.Tensor,
     """kt.rotary's own tables behind what a model passes to its function; None for tables of other origin."""
     if not values or not isinstance(values[0], torch.Tensor) or id(values[0]) not in tracer.tables:
         return None
-    cos, sin = tracer.tables[id(values[0])]
-    if values[0].is_complex():
-        return "complex", cos, sin
-    if len(values) < 2 or not isinstance(values[1], torch.Tensor):
+    form, cos, sin = tracer.tables[id(values[0])]
+    second = tracer.tables.get(id(values[1])) if len(values) > 1 else None
+    if form != "complex" and (second is None or second[2] is not sin):
         return None
-    if tracer.tables.get(id(values[1])) != (cos, sin) and values[1] is not sin:
-        return None
-    return ("full" if same_shape(values[0], cos) else "half"), cos, sin
+    return cast(Form, form), cos, sin
 
 
 def _agree(found: Any, expected: tuple[torch.Tensor, ...]) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -41,7 +43,7 @@ def make_tracer(root: nn.Module, dims: Dims, *, stamp: bool) -> Tracer:
 def trace(root: nn.Module, tracer: Tracer, forward: Callable[[], Any]) -> Any:
     """Runs `forward` under the tracer; failures of the model become CaptureErrors that name the place."""
     try:
-        with LOCK, torch.no_grad():
+        with LOCK, torch.no_grad(), _quiet():
             # Under the lock, since another capture may have replaced the functions that are tried here.
             functions = apply_lifts(root, lambda: tracer)
             with module_calls(tracer.call, functions), tracer.dims.fake_mode, tracer:
@@ -55,6 +57,17 @@ def trace(root: nn.Module, tracer: Tracer, forward: Callable[[], Any]) -> Any:
             module=tracer.failed_in or "",
             source=model_line(error.__traceback__),
         ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps torch from logging the traceback of a failing fake kernel: the CaptureError says enough."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def graph_module(root: nn.Module, tracer: Tracer) -> tuple[fx.GraphModule, tuple[str, ...]]:

@@ -55,6 +55,9 @@ class Tracer(TorchFunctionMode):
             its value, or returns NotImplemented.
         stampable: ids of modules that may be traced once for all that are structurally equal.
         strip: prefix left out of node names ("model").
+
+    Attributes:
+        tables: by id of each tensor that a rotary module returned, its form and kt.rotary's cos and sin.
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class Tracer(TorchFunctionMode):
         super().__init__()
         self.graph = fx.Graph()
         self.dims = dims
-        self.tables: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.tables: dict[int, tuple[str, torch.Tensor, torch.Tensor]] = {}
         self.constants: dict[str, torch.Tensor] = {}
         self.stamped: list[tuple[Template, nn.Module, dict[int, int]]] = []
         self._root = root
@@ -382,7 +385,7 @@ class Tracer(TorchFunctionMode):
         """Whether recorded nodes use nothing of the graph but the call's own inputs, attributes and sizes."""
         known = {*nodes, *inputs, *self._symbols.values()}
         for tensor in tensors:
-            known.update(self._nodes[id(table)] for table in self.tables.get(id(tensor), ()))
+            known.update(self._nodes[id(table)] for table in self.tables.get(id(tensor), ())[1:])
         return all(
             used in known or used.op in ("placeholder", "get_attr")
             for node in nodes
@@ -392,7 +395,7 @@ class Tracer(TorchFunctionMode):
     def _leaf_key(self, leaf: Any, tensors: list[torch.Tensor]) -> Any:
         if isinstance(leaf, torch.Tensor):
             same = next(index for index, tensor in enumerate(tensors) if tensor is leaf)
-            table = tuple(id(part) for part in self.tables.get(id(leaf), ()))
+            table = tuple(id(part) for part in self.tables.get(id(leaf), ())[1:])
             return (same, str(tuple(leaf.shape)), str(leaf.stride()), str(leaf.dtype), table)
         return repr(leaf)
 

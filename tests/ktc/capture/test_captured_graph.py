@@ -176,7 +176,7 @@ def test_a_model_built_otherwise_is_refused() -> None:
     ("name", "changes", "message"),
     [
         ("gemma3_text", {"use_bidirectional_attention": True}, "is not causal"),
-        ("llama", {"layer_types": ["chunked_attention"] * 2}, "is 'chunked_attention'"),
+        ("llama", {"layer_types": ["chunked_attention"] * 2}, "layers of type chunked_attention"),
         ("llama", {"layer_types": ["sliding_attention"] * 2}, "slides by a mask only"),
     ],
 )
