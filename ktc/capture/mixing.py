@@ -1,7 +1,7 @@
 """Checks that only attention lets the tokens of a flat batch see each other.
 
 The T tokens of a captured language model belong to different sequences, and earlier ones lie in caches.
-Whatever else looks along T (a convolution, a scan, attention by hand) would mix sequences and forget its past.
+Whatever else looks along T (a convolution, a scan, attention by hand) mixes sequences and forgets the past.
 """
 
 from __future__ import annotations
