@@ -20,10 +20,10 @@ def main_help(argv: Sequence[str]) -> int:
     from ktc.grammar.catalogue import codes, explanation
 
     if arguments.list or not arguments.codes:
-        for code, title in codes().items():
-            print(f"{code}  {title}")
+        for name, title in codes().items():
+            print(f"{name}  {title}")
         return 0
-    code = 0
+    exit_code = 0
     for name in arguments.codes:
         text = explanation(name)
         if text is None:
@@ -32,7 +32,7 @@ def main_help(argv: Sequence[str]) -> int:
             near = closest(name.upper(), codes())
             hint = f"did you mean {near}?" if near else "`ktc help --list` lists them"
             print(f"ktc help: there is no code {name}; {hint}", file=sys.stderr)
-            code = 2
+            exit_code = 2
         else:
             print(text)
-    return code
+    return exit_code
