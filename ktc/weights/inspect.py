@@ -154,7 +154,7 @@ def summarise(metadata: Metadata) -> dict[str, Any]:
 
 
 def printable(text: str) -> str:
-    """The text with control characters written as escapes: a file must not steer the terminal it is shown on."""
+    """The text with control characters as escapes: a file must not steer the terminal it is shown on."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
     )

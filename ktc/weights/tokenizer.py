@@ -172,10 +172,8 @@ def _add_special_tokens(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
     """
     control = vocabulary.of_type(TokenType.CONTROL, TokenType.UNKNOWN)
     user = vocabulary.of_type(TokenType.USER_DEFINED)
-    tokenizer.add_special_tokens(
-        [AddedToken(token, normalized=False, special=True) for token in control if token]
-    )
-    tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in user if token])
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in control])
+    tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in user])
 
 
 def _post_processor(

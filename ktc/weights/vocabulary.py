@@ -76,6 +76,7 @@ def read_vocabulary(metadata: Metadata) -> Vocabulary:
     tokens = metadata.texts(key)
     if not tokens:
         raise error(metadata, key, "is empty")
+    tokens = [token or f"[EMPTY_{index}]" for index, token in enumerate(tokens)]  # as llama.cpp names them
     ids = {token: index for index, token in enumerate(tokens)}
     if len(ids) != len(tokens):
         twice = next(token for index, token in enumerate(tokens) if ids[token] != index)

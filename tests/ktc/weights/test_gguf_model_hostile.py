@@ -239,6 +239,16 @@ def test_bad_tokenizer(name: str, source: Any) -> None:
     assert "m.gguf" in str(caught.value)
 
 
+def test_empty_tokens_are_placeholders(source: Any) -> None:
+    tokenizer = source(
+        {
+            "tokenizer.ggml.tokens": (ARRAY, (STRING, ["a", "", "", "<s>"])),
+            "tokenizer.ggml.merges": (ARRAY, (STRING, [])),
+        }
+    ).tokenizer()
+    assert tokenizer.convert_ids_to_tokens([0, 1, 2]) == ["a", "[EMPTY_1]", "[EMPTY_2]"]
+
+
 def test_huge_vocabularies_are_refused(source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vocabulary, "MAX_CHARACTERS", 6)
     with pytest.raises(TokenizerError, match="has 7 characters; at most 6"):
