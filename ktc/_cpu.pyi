@@ -200,3 +200,102 @@ def embedding_blocks(
     Raises:
         IndexError: an id outside the rows.
     """
+
+def rms_norm(
+    x: int,
+    outer: int,
+    inner: int,
+    residual: int,
+    residual_outer: int,
+    residual_inner: int,
+    outer_count: int,
+    inner_count: int,
+    n: int,
+    weight: int,
+    eps: float,
+    offset: float,
+    y: int,
+    sum: int,
+) -> None:
+    """
+    y = rms_norm(x), or of x + residual (0 for none), which goes to `sum`; rows in two strided dimensions.
+    """
+
+def layer_norm(
+    x: int,
+    outer: int,
+    inner: int,
+    outer_count: int,
+    inner_count: int,
+    n: int,
+    weight: int,
+    bias: int,
+    eps: float,
+    y: int,
+) -> None:
+    """y = layer_norm(x); bias may be 0."""
+
+def elementwise(
+    function: int, a: int, a_stride: int, b: int, b_stride: int, rows: int, n: int, y: int
+) -> None:
+    """
+    y[rows, n] = f(a, b): 0 add, 1 mul, 2 silu, 3 gelu, 4 gelu by tanh, 5 silu(a) b, 6 gelu(a) b, 7 gelu by tanh.
+    """
+
+def rope(
+    x: int,
+    head_stride: int,
+    token_stride: int,
+    heads: int,
+    tokens: int,
+    depth: int,
+    cos: int,
+    sin: int,
+    cos_stride: int,
+    width: int,
+    interleaved: bool,
+    y: int,
+    y_head: int,
+    y_token: int,
+) -> None:
+    """y = x[heads, tokens, depth] rotated."""
+
+def attention(
+    q: int,
+    q_head: int,
+    q_token: int,
+    k: int,
+    k_head: int,
+    k_token: int,
+    v: int,
+    v_head: int,
+    v_token: int,
+    keys: int,
+    key_type: int,
+    values: int,
+    value_type: int,
+    heads: int,
+    kv_heads: int,
+    tokens: int,
+    depth: int,
+    value_depth: int,
+    blocks: int,
+    block_size: int,
+    seq_starts: int,
+    context_lens: int,
+    block_tables: int,
+    sequences: int,
+    table_columns: int,
+    slots: int,
+    scale: float,
+    window: int,
+    softcap: float,
+    sinks: int,
+    out: int,
+) -> None:
+    """
+    kt.attention: writes k and v into the caches (types 0 float32, 1 float16, 2 bfloat16), then attends.
+
+    Raises:
+        ValueError: sequences, blocks or slots outside the caches.
+    """

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 import torch.fx as fx
-
-from ktc import _cpu
 from ktc.backends.cpu import packed
 from ktc.backends.cpu.library import OperandError, arguments, define, insert, refuse, shape_of
 from ktc.backends.registry import Kernel, Weight, register
+
+from ktc import _cpu
 from ktc.weights.formats import FORMATS, nbytes
 
 _SCHEMA = "(Tensor ids, Tensor weight, str format, int rows, int columns) -> Tensor"
@@ -27,16 +27,28 @@ def embedding(ids: torch.Tensor, weight: torch.Tensor, format: str, rows: int, c
     return _look_up(_cpu.embedding, "embedding", ids, weight, format, rows, columns)
 
 
-def embedding_file(ids: torch.Tensor, weight: torch.Tensor, format: str, rows: int, columns: int) -> torch.Tensor:
+def embedding_file(
+    ids: torch.Tensor, weight: torch.Tensor, format: str, rows: int, columns: int
+) -> torch.Tensor:
     """The same from `weight`, the uint8 blocks of a file. Raises OperandError likewise."""
-    if weight.dtype is not torch.uint8 or not weight.is_contiguous() or weight.numel() != nbytes(format, (rows, columns)):
+    if (
+        weight.dtype is not torch.uint8
+        or not weight.is_contiguous()
+        or weight.numel() != nbytes(format, (rows, columns))
+    ):
         wanted = f"the contiguous uint8 blocks of {format} [{rows}, {columns}]"
         raise refuse("embedding_file", "weight", weight, wanted)
     return _look_up(_cpu.embedding_blocks, "embedding_file", ids, weight, format, rows, columns)
 
 
 def _look_up(
-    call: Callable[..., None], op: str, ids: torch.Tensor, weight: torch.Tensor, format: str, rows: int, columns: int
+    call: Callable[..., None],
+    op: str,
+    ids: torch.Tensor,
+    weight: torch.Tensor,
+    format: str,
+    rows: int,
+    columns: int,
 ) -> torch.Tensor:
     if ids.dtype is not torch.int64:
         raise refuse(op, "ids", ids, "int64")
@@ -66,12 +78,16 @@ def _lower(
     return insert(graph, node, op, (bound["ids"], bound["weight"], weight.format, *weight.shape))
 
 
-def lower(graph: fx.Graph, node: fx.Node, weights: Mapping[str, Weight], options: Mapping[str, Any]) -> fx.Node:
+def lower(
+    graph: fx.Graph, node: fx.Node, weights: Mapping[str, Weight], options: Mapping[str, Any]
+) -> fx.Node:
     """kt.embedding -> kt_cpu.embedding."""
     return _lower(OP, graph, node, weights)
 
 
-def lower_file(graph: fx.Graph, node: fx.Node, weights: Mapping[str, Weight], options: Mapping[str, Any]) -> fx.Node:
+def lower_file(
+    graph: fx.Graph, node: fx.Node, weights: Mapping[str, Weight], options: Mapping[str, Any]
+) -> fx.Node:
     """kt.embedding -> kt_cpu.embedding_file."""
     return _lower(FILE_OP, graph, node, weights)
 

@@ -9,10 +9,10 @@ from functools import cache
 
 import torch
 import torch.fx as fx
-
-from ktc import _cpu
 from ktc.backends.cpu.library import OperandError, refuse, shape_of
 from ktc.backends.registry import Weight
+
+from ktc import _cpu
 from ktc.weights.formats import FORMATS
 
 LAYOUT = "r16"
@@ -54,7 +54,9 @@ def pack(blocks: torch.Tensor, weight: Weight, out: torch.Tensor) -> None:
     needed = packed_size(weight.format, rows, columns)
     have = _cpu.file_bytes(weight.format, rows, columns)
     if blocks.dtype != torch.uint8 or not blocks.is_contiguous() or blocks.numel() != have:
-        raise refuse("pack", "blocks", blocks, f"contiguous uint8[{have}] ({weight.format} of {list(weight.shape)})")
+        raise refuse(
+            "pack", "blocks", blocks, f"contiguous uint8[{have}] ({weight.format} of {list(weight.shape)})"
+        )
     if out.dtype != torch.uint8 or not out.is_contiguous() or out.numel() != needed or out.data_ptr() % 64:
         raise refuse("pack", "out", out, f"contiguous uint8[{needed}] at a multiple of 64 bytes")
     _cpu.pack(weight.format, blocks.data_ptr(), rows, columns, out.data_ptr())

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "kernels/address.hpp"
+#include "kernels/bindings_parts.hpp"
 #include "kernels/embedding.hpp"
 #include "kernels/linear/linear.hpp"
 #include "kernels/packed/pack.hpp"
@@ -127,4 +128,6 @@ void ktc::bind_kernels(nb::module_& m) {
   kernels::bind_packed(m);
   kernels::bind_linear(m);
   kernels::bind_embedding(m);
+  kernels::bind_vector(m);
+  kernels::bind_attention(m);
 }

@@ -1,0 +1,47 @@
+// Causal attention of a ragged batch over a paged key/value cache that it also writes.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/attention/tables.hpp"
+
+namespace ktc::kernels {
+
+// A cache [blocks, kv_heads, block_size, depth], contiguous.
+struct Cache {
+  uint8_t* data;
+  CacheType type;
+};
+
+// A tensor [heads, tokens, depth] whose last dimension is contiguous; strides in floats.
+struct HeadRows {
+  const float* data;
+  int64_t head, token;
+};
+
+// The meaning is that of the dialect's kt.attention.
+struct Attention {
+  HeadRows q, k, v;
+  Cache keys, values;
+  int64_t heads, kv_heads, tokens, depth, value_depth;  // depths: multiples of 16
+  int64_t blocks, block_size;
+  const int32_t* seq_starts;    // [sequences + 1]
+  const int32_t* context_lens;  // [sequences]
+  const int32_t* block_tables;  // [sequences, table_columns]
+  int64_t sequences, table_columns;
+  const int64_t* slots;  // [tokens]
+  float scale, softcap;
+  int64_t window;
+  const float* sinks;  // [heads] or null
+  float* out;          // [tokens, heads, value_depth]
+};
+
+// Throws std::invalid_argument, naming the operand, when the step's numbers do not fit each other or the
+// cache.
+void check_attention(const Attention& a);
+
+// Writes the cache and `out`; call check_attention before. The result does not depend on the number of
+// threads.
+void attention(const Attention& a);
+
+}  // namespace ktc::kernels

@@ -1,0 +1,11 @@
+// The parts of the kernels' bindings.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace ktc::kernels {
+
+void bind_vector(nanobind::module_& m);  // norms, rope, elementwise
+void bind_attention(nanobind::module_& m);
+
+}  // namespace ktc::kernels

@@ -1,0 +1,175 @@
+"""cpu.attention against kt.attention in float64: ragged batches, windows, sinks, long contexts, bad steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from ktc.backends.cpu.library import OperandError
+from support.packed_weights import nmse
+
+import ktc.dialect  # noqa: F401  registers kt.attention
+
+
+def step(
+    new: Sequence[int], cached: Sequence[int], heads: int = 4, kv_heads: int = 2, depth: int = 32,
+    value_depth: int = 32, block_size: int = 32, dtype: torch.dtype = torch.float32, seed: int = 0,
+) -> dict[str, Any]:  # fmt: skip
+    """The operands of one step: sequences with `new` tokens after `cached` ones, in shuffled blocks."""
+    torch.manual_seed(seed)
+    contexts = [n + c for n, c in zip(new, cached, strict=True)]
+    columns = max(1, max(-(-c // block_size) for c in contexts))
+    blocks = len(new) * columns + 3
+    table = torch.randperm(blocks)[: len(new) * columns].reshape(len(new), columns).int()
+    tokens = sum(new)
+    positions = [(s, c + j) for s, (n, c) in enumerate(zip(new, cached, strict=True)) for j in range(n)]
+    slots = [int(table[s, p // block_size]) * block_size + p % block_size for s, p in positions]
+    fused = torch.randn(1, tokens, heads + kv_heads, depth)
+    return {
+        "q": fused[:, :, :heads].transpose(1, 2),
+        "k": fused[:, :, heads:].transpose(1, 2),
+        "v": torch.randn(1, kv_heads, tokens, value_depth),
+        "key_cache": torch.randn(blocks, kv_heads, block_size, depth).to(dtype),
+        "value_cache": torch.randn(blocks, kv_heads, block_size, value_depth).to(dtype),
+        "seq_starts": torch.tensor([0, *torch.tensor(new).cumsum(0).tolist()], dtype=torch.int32),
+        "context_lens": torch.tensor(contexts, dtype=torch.int32),
+        "block_tables": table,
+        "slots": torch.tensor(slots, dtype=torch.int64),
+        "scale": depth**-0.5,
+    }
+
+
+def check(operands: dict[str, Any], limit: float = 1e-11) -> None:
+    """Output and caches equal those of the dialect's op, which gets float64 queries over the same caches."""
+    wanted = dict(operands)
+    wanted["key_cache"], wanted["value_cache"] = (
+        operands["key_cache"].clone(),
+        operands["value_cache"].clone(),
+    )
+    for name in ("q", "k", "v"):
+        wanted[name] = operands[name].double()
+    out = torch.ops.kt_cpu.attention(**operands)
+    expected = torch.ops.kt.attention(**wanted)
+    assert torch.equal(operands["key_cache"], wanted["key_cache"])
+    assert torch.equal(operands["value_cache"], wanted["value_cache"])
+    assert out.is_contiguous()
+    assert nmse(out, expected) <= limit
+
+
+STEPS = {
+    "one token": ([1], [0]),
+    "decode": ([1], [100]),
+    "prefill": ([77], [0]),
+    "resumed prefill": ([40], [61]),
+    "ragged": ([1, 33, 0, 5], [200, 7, 50, 0]),
+    "long decode": ([1, 2], [1100, 513]),
+}
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "window of 1": {"window": 1},
+    "window of 30": {"window": 30},
+    "window of 64": {"window": 64},
+    "softcap": {"softcap": 5.0},
+    "sinks": {"sinks": torch.tensor([-3.0, 0.0, 1.0, 4.0])},
+    "scale": {"scale": 3.0},
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_steps(name: str, dtype: torch.dtype, level: str) -> None:
+    check(step(*STEPS[name], dtype=dtype))
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options(name: str, option: str, level: str) -> None:
+    check({**step(*STEPS[name]), **OPTIONS[option]}, 1e-10)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"heads": 9, "kv_heads": 3, "depth": 64, "value_depth": 64},
+        {"heads": 8, "kv_heads": 1, "depth": 16, "value_depth": 48},
+        {"heads": 5, "kv_heads": 5, "depth": 80, "value_depth": 16},
+        {"block_size": 1},
+        {"block_size": 7},
+        {"block_size": 256},
+        {"heads": 96, "kv_heads": 1, "depth": 16, "value_depth": 16},
+    ],
+    ids=lambda shape: "-".join(map(str, shape.values())),
+)
+def test_shapes(shape: dict[str, int], threads: int) -> None:
+    check(step([3, 70, 1], [10, 0, 90], **shape))
+
+
+def test_the_result_does_not_depend_on_threads() -> None:
+    from ktc import _cpu
+
+    before = _cpu.threads()
+    results = []
+    try:
+        for count in (1, 2, 5):
+            _cpu.set_threads(count)
+            results.append(torch.ops.kt_cpu.attention(**step([1, 50], [1500, 20])))
+    finally:
+        _cpu.set_threads(before)
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+def test_large_scores_stay_finite(level: str) -> None:
+    operands = step([20], [40])
+    operands["scale"] = 1e4
+    assert torch.isfinite(torch.ops.kt_cpu.attention(**operands)).all()
+
+
+def test_tokens_of_no_sequence_get_zeros() -> None:
+    operands = step([4], [0])
+    operands["seq_starts"] = torch.tensor([1, 3], dtype=torch.int32)
+    operands["context_lens"] = torch.tensor([2], dtype=torch.int32)
+    out = torch.ops.kt_cpu.attention(**operands)
+    assert (out[0, [0, 3]] == 0).all() and (out[0, 1:3] != 0).all()
+
+
+def test_no_tokens() -> None:
+    operands = step([0], [0])
+    assert torch.ops.kt_cpu.attention(**operands).shape == (1, 0, 4, 32)
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "slot outside": ({"slots": torch.tensor([0, 10**9])}, "`slots`"),
+    "negative slot": ({"slots": torch.tensor([-1, 0])}, "`slots`"),
+    "too few slots": ({"slots": torch.tensor([0])}, "`slots`"),
+    "starts beyond": ({"seq_starts": torch.tensor([0, 3], dtype=torch.int32)}, "`seq_starts`"),
+    "starts backwards": ({"seq_starts": torch.tensor([2, 0], dtype=torch.int32)}, "`seq_starts`"),
+    "context too long": ({"context_lens": torch.tensor([10**6], dtype=torch.int32)}, "`context_lens`"),
+    "context too short": ({"context_lens": torch.tensor([1], dtype=torch.int32)}, "`context_lens`"),
+    "block outside": ({"block_tables": torch.tensor([[99]], dtype=torch.int32)}, "`block_tables`"),
+    "negative block": ({"block_tables": torch.tensor([[-1]], dtype=torch.int32)}, "`block_tables`"),
+    "wrong integers": ({"context_lens": torch.tensor([2])}, "`context_lens`"),
+    "wrong table": ({"block_tables": torch.zeros(2, 1, dtype=torch.int32)}, "`block_tables`"),
+    "wrong sinks": ({"sinks": torch.ones(3)}, "`sinks`"),
+    "wrong queries": ({"q": torch.randn(1, 3, 2, 32)}, "query heads"),
+    "wrong depth": ({"q": torch.randn(1, 4, 2, 16)}, "`k`"),
+    "wrong dtype": ({"q": torch.randn(1, 4, 2, 32).half()}, "`q`"),
+    "wrong cache": ({"key_cache": torch.randn(4, 2, 32, 16)}, "`key_cache`"),
+    "wrong cache dtype": ({"value_cache": torch.zeros(4, 2, 32, 32, dtype=torch.int8)}, "`value_cache`"),
+    "negative window": ({"window": -1}, "window"),
+    "negative cap": ({"softcap": -1.0}, "softcap"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_refuses_steps(name: str) -> None:
+    change, text = BAD[name]
+    with pytest.raises(OperandError, match=text):
+        torch.ops.kt_cpu.attention(**{**step([2], [0]), **change})
+
+
+def test_refuses_depths_it_has_no_vectors_for() -> None:
+    with pytest.raises(OperandError, match="multiples of 16"):
+        torch.ops.kt_cpu.attention(**step([2], [0], depth=24))

@@ -1,0 +1,76 @@
+"""Weights in every number format with chosen block contents, packed for the CPU kernels."""
+
+from __future__ import annotations
+
+import gguf
+import numpy as np
+import torch
+from ktc.backends.cpu import packed
+from ktc.backends.registry import Weight
+
+from ktc.weights.formats import FORMATS
+
+SCALES = {
+    "q4_0": (0,), "q4_1": (0, 2), "q5_0": (0,), "q5_1": (0, 2), "q8_0": (0,), "q2_k": (80, 82),
+    "q3_k": (108,), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,), "iq4_nl": (0,), "iq4_xs": (0,),
+}  # fmt: skip
+"""Where a block holds float16 numbers: random bits there would give NaN and infinities."""
+
+
+def columns_step(format: str) -> int:
+    """Packed rows are multiples of this."""
+    return max(32, FORMATS[format].block_elements)
+
+
+def make_blocks(format: str, rows: int, columns: int, seed: int = 0, code: int | None = None) -> torch.Tensor:
+    """File blocks, uint8: random, or every byte that is no float16 scale equal to `code`."""
+    rng = np.random.default_rng(seed)
+    if FORMATS[format].block_elements == 1:
+        x = rng.standard_normal((rows, columns)).astype(np.float32)
+        if format == "bf16":
+            raw = (x.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
+        else:
+            raw = x.astype(np.float16 if format == "f16" else np.float32).view(np.uint8)
+        return torch.from_numpy(raw.reshape(-1).copy())
+    count = rows * columns // FORMATS[format].block_elements
+    blocks = rng.integers(0, 256, (count, FORMATS[format].block_bytes), dtype=np.uint8)
+    if code is not None:
+        blocks[:] = code
+    if format == "mxfp4":
+        blocks[:, 0] = rng.integers(118, 128, count)
+    for place in SCALES.get(format, ()):
+        numbers = rng.uniform(1e-3, 2e-2, (count, 1)) * rng.choice([-1.0, 1.0], (count, 1))
+        blocks[:, place : place + 2] = numbers.astype(np.float16).view(np.uint8)
+    return torch.from_numpy(blocks.reshape(-1))
+
+
+def dense(format: str, blocks: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """What the blocks mean, float32[rows, columns], by the gguf package."""
+    kind = gguf.GGMLQuantizationType[format.upper()]
+    raw = blocks.numpy().reshape(rows, -1)
+    if format in ("f32", "f16"):
+        raw = raw.view(np.float32 if format == "f32" else np.float16)
+    values = np.asarray(gguf.dequantize(raw, kind), dtype=np.float32)
+    return torch.from_numpy(values.reshape(rows, columns).copy())
+
+
+def aligned(nbytes: int, fill: int = 0xA5) -> torch.Tensor:
+    """Bytes at a multiple of 64, filled with what no kernel may leave in its result."""
+    memory = torch.full((nbytes + 64,), fill, dtype=torch.uint8)
+    start = -memory.data_ptr() % 64
+    return memory[start : start + nbytes]
+
+
+def pack(format: str, blocks: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """The packed weight."""
+    weight = Weight("w", format, (rows, columns))
+    out = aligned(packed.packed_bytes(weight))
+    packed.pack(blocks, weight, out)
+    return out
+
+
+def nmse(value: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Normalised mean square error against a float64 result; infinite when a value is not finite."""
+    if not torch.isfinite(value).all():
+        return float("inf")
+    return float((value.double() - wanted).square().sum() / wanted.square().sum().clamp_min(1e-300))
