@@ -1,21 +1,22 @@
-# SmolLM2-135M on one CPU. `make demo` puts the weights where `from` looks for them.
+# SmolLM2-135M-Instruct on one CPU, in the number formats of its GGUF file. `make demo` puts the weights where `from`
+# looks for them, compiles this file and prints an answer.
 model LlamaForCausalLM from "../models/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 include "std/llama.kt"
 
-param context: int = 2048  "tokens of KV cache to reserve"
+param context: int = 2048 "tokens of KV cache to reserve"
 
 device host = cpu (memory = 2GiB)
 
 rule everything {
-  match **
-  place host
+  match  **
+  place  host
 }
 
 rule attention {
-  match model.layers[*].self_attn
+  match  @attention
   kernel cpu.attention
-  cache paged(dtype = f16, tokens = context)
+  cache  paged(dtype = f16, tokens = context)
   expect layers
 }
 
