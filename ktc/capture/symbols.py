@@ -41,6 +41,8 @@ class Dims:
     inside: dict[int, tuple[str, str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # By name as they were made: an operation that fixes a size replaces its symbol in `sizes`.
+        self._symbols: dict[str, sympy.Symbol] = {}
         self.fake_mode = FakeTensorMode(shape_env=self.env, allow_non_fake_inputs=True)
 
     def size(self, name: str) -> torch.SymInt:
@@ -55,6 +57,7 @@ class Dims:
             if not isinstance(size, torch.SymInt):
                 raise TypeError(f"dimension {name!r} was specialised to {size}")
             self.sizes[name] = size
+            self._symbols[name] = symbol
         return self.sizes[name]
 
     def tensor(self, shape: Sequence[int | str], dtype: torch.dtype) -> torch.Tensor:
@@ -65,7 +68,7 @@ class Dims:
 
     def symbols(self) -> dict[str, str]:
         """The name that each dimension's symbol has in the graph's shapes."""
-        return {name: str(size.node.expr) for name, size in self.sizes.items()}
+        return {name: str(symbol) for name, symbol in self._symbols.items()}
 
     def limits(self) -> dict[str, int]:
         """Upper bounds that the model's code puts on dimensions, such as its number of positions.
@@ -76,7 +79,7 @@ class Dims:
         Raises:
             CaptureError: the code itself depends on a size, or an operation fixed one.
         """
-        names = {size.node.expr: name for name, size in self.sizes.items()}
+        names = {symbol: name for name, symbol in self._symbols.items()}
         limits: dict[str, int] = {}
         for index, guard in enumerate(self.env.guards):
             module, op, source = self.inside.get(index, ("", "", ""))

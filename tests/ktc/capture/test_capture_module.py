@@ -186,6 +186,17 @@ def test_code_that_depends_on_a_dynamic_size_is_refused_and_a_fixed_one_is_not()
     assert float(found.sum()) == 16.0
 
 
+def test_an_operation_that_fixes_a_dynamic_size_is_named() -> None:
+    class Fixed(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.view(17, -1)
+
+    with pytest.raises(CaptureError, match=r"assumption Eq\(.*rows.*, 0\)") as caught:
+        capture_module(Fixed(), {"x": torch.ones(34, 1)}, {"x": {0: "rows"}})
+    assert caught.value.op == "view"
+    assert "test_capture_module.py:" in caught.value.source
+
+
 def test_an_error_of_the_model_names_module_and_line() -> None:
     with pytest.raises(CaptureError, match="KeyError: 'missing'") as caught:
         capture_module(Failing(), {"x": torch.ones(14)})
