@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 # Where an expression stands.
-VALUE = "value"  # param, let, device option, place, quant, kernel, cache
+STATIC = "static"  # the default of a param, an option of a device: needed before there is a model
+COUNT = "count"  # expect, and the index of a selector
+VALUE = "value"  # let, place, quant, kernel, cache
 PHASE = "phase"
 RULE = "rule"  # the `where` of a rule
 REWRITE = "rewrite"  # the `where` of a rewrite, or a computed operand of its replacement
 ASSERT = "assert"
-EVERYWHERE = frozenset({VALUE, PHASE, RULE, REWRITE, ASSERT})
+EVERYWHERE = frozenset({STATIC, COUNT, VALUE, PHASE, RULE, REWRITE, ASSERT})
 
 
 class Function(NamedTuple):

@@ -244,7 +244,7 @@ class Device(Node):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Param(Node):
-    """`param NAME: TYPE = expr "help"`; TYPE is int, float, bool, str or size."""
+    """`param NAME: TYPE = expr "help"`; TYPE is int, float, bool, str, size or name."""
 
     name: Name
     type: Name

@@ -11,13 +11,14 @@ from ktc.grammar.checking.selectors import check_selector
 from ktc.grammar.checking.types import Typer, fits, words
 from ktc.grammar.diagnostics import Diagnostic, KtError, Label
 from ktc.grammar.evaluate import EvaluationError, evaluate
-from ktc.grammar.functions import PHASE, VALUE
+from ktc.grammar.functions import PHASE, STATIC, VALUE
 from ktc.grammar.parser import parse_expression
 from ktc.grammar.rules import DeviceDecl, ParamValue
 from ktc.grammar.suggest import closest
+from ktc.grammar.values import Symbol
 
 HARDWARE = ("cpu", "cuda", "xpu", "npu", "mps")
-PARAM_TYPES = {"int": "int", "float": "float", "bool": "bool", "str": "str", "size": "int"}
+PARAM_TYPES = {"int": "int", "float": "float", "bool": "bool", "str": "str", "size": "int", "name": "symbol"}
 DEVICE_OPTIONS = {"memory": "int", "reserve": "int", "threads": "int", "numa": "int"}
 COMMAND_LINE = "-D"
 
@@ -39,7 +40,7 @@ def check_param(scope: Scope, item: tree.Param, given: Mapping[str, Any]) -> Non
     if kind is None:
         scope.unknown("KT107", "type", item.type.id, PARAM_TYPES, item.type.span, "types")
         return
-    typer = Typer(scope, VALUE)
+    typer = Typer(scope, STATIC)
     scope.param_types[item.name.id] = kind
     before = len(scope.diagnostics)
     typer.check(item.default, kind, f"the default of `{item.name.id}`")
@@ -67,14 +68,14 @@ def check_param(scope: Scope, item: tree.Param, given: Mapping[str, Any]) -> Non
 def _has_type(value: object, kind: str) -> bool:
     if kind == "float":
         return isinstance(value, int | float) and not isinstance(value, bool)
-    wanted = {"int": int, "bool": bool, "str": str}[kind]
+    wanted = {"int": int, "bool": bool, "str": str, "symbol": Symbol}[kind]
     return isinstance(value, wanted) and (kind == "bool" or not isinstance(value, bool))
 
 
 def _given(scope: Scope, item: tree.Param, kind: str, raw: str) -> object:
     """The value of `-D NAME=raw`; None, with a report, when it has none."""
     try:
-        return evaluate(parse_expression(raw, COMMAND_LINE), {}, symbols=False)
+        return evaluate(parse_expression(raw, COMMAND_LINE), {}, symbols=kind == "symbol")
     except (KtError, EvaluationError):
         message = f"`{item.name.id}` is given `{raw}`, which is not {words(kind)}"
         scope.error("KT106", message, item.span, f"{words(kind)} is declared here")
@@ -150,7 +151,7 @@ def _device_option(scope: Scope, item: tree.Device, option: tree.Keyword, values
         scope.error("KT111", f"`{option.name}` is given twice", option.span)
         return
     before = len(scope.diagnostics)
-    Typer(scope, VALUE).check(option.value, kind, f"`{option.name}` of a device")
+    Typer(scope, STATIC).check(option.value, kind, f"`{option.name}` of a device")
     if len(scope.diagnostics) > before:
         return
     value = _evaluate(scope, option.value, "KT119")

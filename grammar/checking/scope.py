@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from ktc.grammar import tree
 from ktc.grammar.diagnostics import Diagnostic, Fix, Label, Severity
-from ktc.grammar.functions import ASSERT, FUNCTIONS, PHASE, REWRITE, RULE, VALUE
+from ktc.grammar.functions import ASSERT, COUNT, FUNCTIONS, PHASE, REWRITE, RULE, STATIC, VALUE
 from ktc.grammar.rules import DeviceDecl, ParamValue, Rules
 from ktc.grammar.suggest import closest
 from ktc.grammar.tree import Span
@@ -16,6 +16,8 @@ PHASES = ("prefill", "decode")
 _MODEL = {"layers": "int", "config": "config"}
 _SITE = {"layer": "int", "name": "str", "params": "int", "bytes": "int", "dtype": "symbol", "shape": "list"}
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
+    STATIC: {},
+    COUNT: _MODEL,
     VALUE: {**_MODEL, **_SITE},
     PHASE: {"tokens": "int"},
     RULE: {**_MODEL, **_SITE},

@@ -7,7 +7,7 @@ import re
 from ktc.grammar import tree
 from ktc.grammar.checking.scope import Scope
 from ktc.grammar.checking.types import Typer, check_set
-from ktc.grammar.functions import VALUE
+from ktc.grammar.functions import COUNT
 
 
 def check_selector(scope: Scope, selector: tree.Selector) -> None:
@@ -33,7 +33,7 @@ def _path(scope: Scope, selector: tree.PathSelector) -> None:
             scope.error("KT121", "`**.**` says the same as `**`", segment.span, "leave this one out")
         if segment.index is None or (isinstance(segment.index, tree.Name) and segment.index.id == "*"):
             continue
-        typer = Typer(scope, VALUE)
+        typer = Typer(scope, COUNT)
         if isinstance(segment.index, tree.RangeExpr):
             typer.infer(segment.index)
         else:

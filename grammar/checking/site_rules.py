@@ -10,8 +10,8 @@ from ktc.grammar.checking.selectors import check_selector
 from ktc.grammar.checking.types import Typer, words
 from ktc.grammar.diagnostics import Diagnostic, Fix, Label
 from ktc.grammar.formats import CACHE_DTYPES, CACHES, FORMATS
-from ktc.grammar.functions import RULE, VALUE
-from ktc.grammar.values import DTYPES
+from ktc.grammar.functions import COUNT, RULE, VALUE
+from ktc.grammar.values import DTYPES, Symbol
 
 GROUPED = {"int": ("bits", "group"), "int4": ("group",), "int8": ("group",)}
 """Formats with options; the integer formats of GPU kernels."""
@@ -48,7 +48,7 @@ def check_expect(scope: Scope, expect: tree.Expect | None) -> None:
     """The count is a number or a range of numbers."""
     if expect is None or expect.count is None:
         return
-    typer = Typer(scope, VALUE)
+    typer = Typer(scope, COUNT)
     if isinstance(expect.count, tree.RangeExpr):
         typer.infer(expect.count)
     else:
@@ -137,20 +137,7 @@ def _auto(scope: Scope, value: tree.Apply) -> None:
 def _quant(scope: Scope, value: tree.Expr) -> None:
     known = [*FORMATS, "none", *GROUPED]
     if isinstance(value, tree.Apply):
-        name = value.function.id
-        options = GROUPED.get(name)
-        if options is None:
-            text = f"`{name}` takes no options" if name in known else ""
-            if text:
-                scope.error("KT604", f"`{name}` takes no options", value.span, f"write `{name}`")
-            else:
-                scope.unknown("KT604", "number format", name, known, value.function.span, "formats")
-            return
-        for keyword in value.keywords:
-            if keyword.name not in options:
-                scope.unknown("KT604", f"option of `{name}`", keyword.name, options, keyword.span, "options")
-        for argument in (*value.args, *(k.value for k in value.keywords)):
-            Typer(scope, VALUE).check(argument, "int", f"an option of `{name}`")
+        _quant_options(scope, value, known)
         return
     if isinstance(value, tree.Name) and not _is_known(scope, value):
         if value.id not in known:
@@ -158,9 +145,29 @@ def _quant(scope: Scope, value: tree.Expr) -> None:
         return
     kind = Typer(scope, VALUE).infer(value)
     if kind not in ("symbol", "any"):
-        scope.error(
-            "KT604", "`quant` takes the name of a number format", value.span, f"this is {words(kind)}"
-        )
+        text = f"this is {words(kind)}"
+        scope.error("KT604", "`quant` takes the name of a number format", value.span, text)
+    param = scope.params.get(value.id) if isinstance(value, tree.Name) else None
+    if param is not None and isinstance(param.value, Symbol) and param.value.name not in known:
+        notes = ("formats: " + ", ".join(f"`{name}`" for name in known),)
+        text = f"`{param.name}` is `{param.value.name}`"
+        scope.error("KT604", f"unknown number format `{param.value.name}`", value.span, text, notes=notes)
+
+
+def _quant_options(scope: Scope, value: tree.Apply, known: Sequence[str]) -> None:
+    """`int4(group = 128)`: a format with options."""
+    name = value.function.id
+    options = GROUPED.get(name)
+    if options is None and name in known:
+        scope.error("KT604", f"`{name}` takes no options", value.span, f"write `{name}`")
+    elif options is None:
+        scope.unknown("KT604", "number format", name, known, value.function.span, "formats")
+    else:
+        for keyword in value.keywords:
+            if keyword.name not in options:
+                scope.unknown("KT604", f"option of `{name}`", keyword.name, options, keyword.span, "options")
+        for argument in (*value.args, *(k.value for k in value.keywords)):
+            Typer(scope, VALUE).check(argument, "int", f"an option of `{name}`")
 
 
 def _kernel(scope: Scope, value: tree.Expr) -> None:

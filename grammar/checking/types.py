@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 
 from ktc.grammar import tree
-from ktc.grammar.checking.scope import Scope
+from ktc.grammar.checking.scope import RESERVED, Scope
 from ktc.grammar.diagnostics import Diagnostic, Fix, Label
 from ktc.grammar.formats import FORMATS
 from ktc.grammar.functions import FUNCTIONS
@@ -102,6 +102,9 @@ class Typer:
             self._scope.error("KT102", f"`{expr.id}` is a function", expr.span, f"write `{expr.id}(...)`")
         elif expr.id in self._scope.spans:
             self._scope.error("KT102", f"`{expr.id}` cannot be used here", expr.span)
+        elif expr.id.split(".")[0] in RESERVED:
+            text = "nothing gives it a value in this place"
+            self._scope.error("KT102", f"`{expr.id}` cannot be used here", expr.span, text)
         elif expr.id in self._scope.later:
             labels = (
                 Label(expr.span, "used here"),
