@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ktc.compiler import Compiled, Options, compile_language_model, compile_module
-from ktc.errors import KtcError
+from ktc.errors import ArtifactError, KtcError
 from ktc.grammar.diagnostics import KtError
 from ktc.grammar.loading import as_rules
 from ktc.grammar.rules import Rules
@@ -134,7 +134,7 @@ def load(
     found = artifacts.load(Path(artifact))
     where = model or (found.manifest.get("source") or {}).get("path")
     if where is None:
-        raise artifacts.ArtifactError(f"{artifact} does not say where its weights are", hint="pass model=WHERE")
+        raise ArtifactError(f"{artifact} does not say where its weights are", hint="pass model=WHERE")
     source = open_source(where)
     artifacts.check_source(found, source)
     placed = _engine_model(found.placement, source, None, progress, str(artifact))
@@ -149,12 +149,14 @@ def _example(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     accepted = inspect.signature(model.forward).parameters
     if ids is not None and "attention_mask" in accepted:
         example.setdefault("attention_mask", torch.ones_like(ids))
-    if ids is not None and "token_type_ids" in accepted and getattr(model.config, "type_vocab_size", 0):
+    if ids is not None and "token_type_ids" in accepted and getattr(model.config, "type_vocab_size", None):
         example.setdefault("token_type_ids", torch.zeros_like(ids))
     return example
 
 
-def load_compiled(compiled: Compiled, placement: Placement, progress: Progress | None = None) -> PreTrainedModel:
+def load_compiled(
+    compiled: Compiled, placement: Placement, progress: Progress | None = None
+) -> PreTrainedModel:
     """The model of a program just compiled, without an artifact in between."""
     source = compiled.context.source
     if source is None:
@@ -182,7 +184,7 @@ def _open(
     named = [text.value for text in (declared.weights, declared.source) if text] if declared else []
     where = model or (_relative(named[0], base) if named else None)
     if where is None:
-        hint = "write `model CLASS from \"WHERE\"` in the file, or pass --model WHERE"
+        hint = 'write `model CLASS from "WHERE"` in the file, or pass --model WHERE'
         raise KtcError("no model: the file does not say where it is", hint=hint)
     if not weights:
         from ktc.weights.config_only import read_config
@@ -206,7 +208,9 @@ def _place(
     engine = GraphEngine(placement, source, progress)
     if compiled.skeleton is None:
         raise KtcError("no language model was compiled")
-    defaults = generation if generation is not None else generation_defaults(source.config(), source.tokenizer())
+    defaults = (
+        generation if generation is not None else generation_defaults(source.config(), source.tokenizer())
+    )
     return placed_model(compiled.skeleton, engine, generation_config=defaults, prefill_chunk=placement.chunk)
 
 
@@ -218,4 +222,6 @@ def _engine_model(
     engine = GraphEngine(placement, source, progress)
     defaults = generation_defaults(placement.config, source.tokenizer())
     skeleton = meta_model(placement.config, torch.float32)
-    return placed_model(skeleton, engine, generation_config=defaults, prefill_chunk=placement.chunk, name=name)
+    return placed_model(
+        skeleton, engine, generation_config=defaults, prefill_chunk=placement.chunk, name=name
+    )

@@ -19,6 +19,7 @@ from ktc.errors import KtcError
 from ktc.events import EventStream
 from ktc.grammar.diagnostics import Diagnostic, Fix, KtError, Label
 from ktc.grammar.rules import Rules
+from ktc.passes.autoplace import Autoplace
 from ktc.passes.bind import Bind
 from ktc.passes.check import Check
 from ktc.passes.context import Context, raise_all
@@ -122,7 +123,7 @@ def compile_module(
     _say(options, "capture")
     captured = capture_module(module, example, dynamic)
     captured_at = time.perf_counter()
-    config = getattr(module, "config", None)
+    config: Any = getattr(module, "config", None)
     shapes = {name: tuple(p.shape) for name, p in module.named_parameters(remove_duplicate=False)}
     context = Context(
         rules=rules, captured=captured, sites={site.name: site for site in module_sites(module)}, config=config,
@@ -142,10 +143,12 @@ def run_passes(context: Context, options: Options) -> list[PassRecord]:
         dump.after("capture", gm)
     manager = PassManager(context, dump, options.progress)
     rewrites = [ApplyRewrite(rewrite) for rewrite in context.rules.rewrites]
-    gm = manager.run(gm, [Bind(), Check(), *rewrites, Quantize(), Specialize()], Level())
+    gm = manager.run(gm, [Bind(), Autoplace(), Check(), *rewrites, Quantize(), Specialize()], Level())
     for phase, graph in list(context.phases.items()):
         graph = manager.run(graph, [Lower(phase)], Level(lowered=True), phase)
-        graph = manager.run(graph, [Transfer(phase), Schedule(phase)], Level(lowered=True, placed=True), phase)
+        graph = manager.run(
+            graph, [Transfer(phase), Schedule(phase)], Level(lowered=True, placed=True), phase
+        )
         context.phases[phase] = graph
     raise_all(unused_kernels(context))
     manager.run(context.phases["step"], [PlanMemory()], Level(lowered=True, placed=True))
@@ -183,4 +186,12 @@ def _say(options: Options, stage: str) -> None:
         options.progress(stage)
 
 
-__all__ = ["Captured", "Compiled", "KtcError", "Options", "compile_language_model", "compile_module", "run_passes"]
+__all__ = [
+    "Captured",
+    "Compiled",
+    "KtcError",
+    "Options",
+    "compile_language_model",
+    "compile_module",
+    "run_passes",
+]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ktc.grammar.diagnostics import Diagnostic, Fix, Label, KtError
+from ktc.grammar.diagnostics import Diagnostic, Fix, KtError, Label
 from ktc.grammar.rules import DeviceDecl, Rules
 from ktc.grammar.values import DeviceRef
 from ktc.passes.context import DeviceSpec

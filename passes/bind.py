@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch.fx as fx
-
 from ktc.grammar.diagnostics import Diagnostic
 from ktc.grammar.evaluate import EvaluationError, applies, evaluate, rule_env
 from ktc.grammar.selectors import compile_selector
@@ -84,9 +83,7 @@ def evaluation_failed(error: EvaluationError, rule: Rule, site: Site | None) -> 
     return no_value(error, *(() if site is None else (f"in rule `{rule.name.id}`, at site `{site.name}`",)))
 
 
-def _writes(
-    rule: Rule, order: int, site: Site, context: Context, problems: list[Diagnostic]
-) -> list[Write]:
+def _writes(rule: Rule, order: int, site: Site, context: Context, problems: list[Diagnostic]) -> list[Write]:
     env = environment(site, context)
     found: list[Write] = []
 
@@ -110,7 +107,7 @@ def _writes(
 
 def _resolve(own: Mapping[str, list[Write]], context: Context) -> None:
     """Walks the tree from the root; a later rule wins, and inside one rule the nearest match wins."""
-    for name in sorted(context.sites, key=lambda name: (name.count(".") + 1 if name else 0)):
+    for name in sorted(context.sites, key=lambda name: name.count(".") + 1 if name else 0):
         decided: dict[tuple[str, str | None], Write] = {}
         if name:
             parent = context.attributes[_parent(name, context)]
@@ -136,7 +133,9 @@ def _insert(current: Write | None, write: Write) -> Write:
     if current is None:
         return write
     if write.order == current.order:
-        more_particular = current.phase is not None and write.phase is None  # an `on` block, matched further out
+        more_particular = (
+            current.phase is not None and write.phase is None
+        )  # an `on` block, matched further out
         return current if more_particular else replace(write, overridden=current.overridden)
     if write.order > current.order:
         return replace(write, overridden=current)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-
 from ktc.grammar.diagnostics import Diagnostic, Label
 from ktc.grammar.values import Call, Symbol
 from ktc.passes.bind import show
@@ -49,9 +48,15 @@ def cache_problem(write: Write) -> Diagnostic | None:
         return None
     for option, given in value.options.items():
         if option == "dtype" and not (isinstance(given, Symbol) and given.name in DTYPES):
-            return Diagnostic("KT405", f"a cache cannot hold `{show(given)}`", label, (f"dtypes: {', '.join(DTYPES)}",))
+            return Diagnostic(
+                "KT405", f"a cache cannot hold `{show(given)}`", label, (f"dtypes: {', '.join(DTYPES)}",)
+            )
         if option == "tokens" and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
-            return Diagnostic("KT405", f"`tokens` of a cache is a whole number above 0, not `{show(given)}`", label)
+            return Diagnostic(
+                "KT405", f"`tokens` of a cache is a whole number above 0, not `{show(given)}`", label
+            )
         if option not in ("dtype", "tokens"):
-            return Diagnostic("KT405", f"a cache has no option `{option}`", label, ("options: dtype, tokens",))
+            return Diagnostic(
+                "KT405", f"a cache has no option `{option}`", label, ("options: dtype, tokens",)
+            )
     return None

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 import torch.fx as fx
-
 from ktc.backends.registry import kernels
-from ktc.errors import MissingTensorError, ShapeMismatchError, UnsupportedFormatError, WeightError
 from ktc.grammar.diagnostics import Diagnostic, Fix, Label
 from ktc.grammar.explain import explain, range_problems
 from ktc.grammar.tree import Rule
@@ -24,6 +22,8 @@ from ktc.passes.cache import cache_problem
 from ktc.passes.context import Context, Write, raise_all
 from ktc.passes.counts import bounds, count_words
 from ktc.passes.lower import kernel_call, unknown_kernel, wrong_option
+
+from ktc.errors import MissingTensorError, ShapeMismatchError, UnsupportedFormatError, WeightError
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,11 @@ def _counts(context: Context) -> Iterator[Diagnostic]:
         if len(matched) >= low and (high is None or len(matched) <= high):
             if matched and not (rule.expect and rule.expect.any):
                 yield from range_problems(
-                    rule.selector, context.rules, context.sites.values(), layers=context.layers, config=context.config
+                    rule.selector,
+                    context.rules,
+                    context.sites.values(),
+                    layers=context.layers,
+                    config=context.config,
                 )
             continue
         if not matched:
@@ -91,11 +95,16 @@ def _shadowed(gm: fx.GraphModule, context: Context) -> Iterator[Diagnostic]:
     by_name = {rule.name.id: rule for rule in context.rules.rules}
     for rule in context.rules.rules:
         name = rule.name.id
-        if name in winners or not context.matches[name] or name not in losers or (rule.expect and rule.expect.any):
+        if (
+            name in winners
+            or not context.matches[name]
+            or name not in losers
+            or (rule.expect and rule.expect.any)
+        ):
             continue
         later = sorted(losers[name], key=lambda other: by_name[other].span.start)
-        labels = (Label(rule.name.span, "never has the last word"),)
-        labels += tuple(Label(by_name[other].name.span, "overrides it") for other in later)
+        over = [Label(by_name[other].name.span, "overrides it") for other in later]
+        labels = (Label(rule.name.span, "never has the last word"), *over)
         fix = Fix("move the more particular rule further down, or delete this one")
         yield Diagnostic("KT202", f"rule `{name}` is shadowed by later rules", labels, (), (fix,))
 
@@ -118,7 +127,9 @@ def _value_problem(write: Write, context: Context) -> Diagnostic | None:
         if isinstance(write.value, DeviceGroup):
             members = ", ".join(map(str, write.value.members))
             note = f"`{write.value.name}` is {members}"
-            return Diagnostic("KT303", "a module is placed on one device, and this is a group", label, (note,))
+            return Diagnostic(
+                "KT303", "a module is placed on one device, and this is a group", label, (note,)
+            )
         if not isinstance(write.value, DeviceRef):
             known = ", ".join(context.devices)
             near = get_close_matches(show(write.value), list(context.devices), 1)
@@ -143,7 +154,9 @@ def _unplaced(context: Context) -> Iterator[Diagnostic]:
     missing = [name for name in sorted(context.parameters) if context.place_of(context.owner(name)) is None]
     if not missing:
         return
-    shown = tuple(f"`{name}`" for name in missing[:5]) + ((f"and {len(missing) - 5} more",) if len(missing) > 5 else ())
+    shown = tuple(f"`{name}`" for name in missing[:5]) + (
+        (f"and {len(missing) - 5} more",) if len(missing) > 5 else ()
+    )
     owner = context.owner(missing[0])
     message = f"{len(missing)} parameter{'s have' if len(missing) > 1 else ' has'} no device"
     fix = Fix("begin with `rule everything { match ** place DEVICE }`")
@@ -167,6 +180,7 @@ def _weights(context: Context) -> Iterator[Diagnostic]:
         by_code.setdefault(_WEIGHT_CODES.get(type(error), "KT602"), []).append(error)
     for code, errors in by_code.items():
         first, more = errors[0], len(errors) - 1
-        notes = (first.hint,) if first.hint else ()
-        notes += (f"and {more} more tensor{'s' * (more > 1)}",) if more else ()
-        yield Diagnostic(code, first.message, labels, notes)
+        notes = [first.hint] if first.hint else []
+        if more:
+            notes.append(f"and {more} more tensor{'s' * (more > 1)}")
+        yield Diagnostic(code, first.message, labels, tuple(notes))

@@ -7,18 +7,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-
-from ktc.events import EventStream
 from ktc.grammar.diagnostics import Diagnostic, KtError, Label
 from ktc.grammar.evaluate import EvaluationError
 from ktc.grammar.sites import Site
 from ktc.grammar.tree import Span
 from ktc.grammar.values import DeviceGroup, DeviceRef, Value
 
+from ktc.events import EventStream
+
 if TYPE_CHECKING:
     from ktc.backends.registry import Kernel
-    from ktc.capture import Captured
     from ktc.grammar.rules import Rules
+
+    from ktc.capture import Captured
     from ktc.weights.source import Binding, Recipe, WeightSource
 
 
@@ -190,7 +191,9 @@ def fail(*diagnostics: Diagnostic) -> KtError:
 
 def no_value(error: EvaluationError, *notes: str) -> Diagnostic:
     """The diagnostic for an expression that has no value where it is needed."""
-    return Diagnostic("KT109", str(error), (Label(error.span),), (*notes, *((error.hint,) if error.hint else ())))
+    return Diagnostic(
+        "KT109", str(error), (Label(error.span),), (*notes, *((error.hint,) if error.hint else ()))
+    )
 
 
 def raise_all(diagnostics: Iterable[Diagnostic]) -> None:

@@ -26,7 +26,10 @@ def value_of(argument: Any) -> Any:
 
 
 def call(
-    graph: fx.Graph, target: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+    graph: fx.Graph,
+    target: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
 ) -> fx.Node:
     """Inserts a call at the graph's insertion point and computes its example value on fake tensors."""
     node = graph.call_function(target, args, dict(kwargs or {}))
@@ -53,7 +56,9 @@ def inherit(node: fx.Node, sources: Iterable[fx.Node]) -> None:
             node.meta[key] = first[key]
     sites = [site for origin in origins for site in sites_of(origin)]
     node.meta["sites"] = tuple(dict.fromkeys(sites))
-    node.meta["origin"] = tuple(dict.fromkeys(name for o in origins for name in o.meta.get("origin", (o.name,))))
+    node.meta["origin"] = tuple(
+        dict.fromkeys(name for o in origins for name in o.meta.get("origin", (o.name,)))
+    )
 
 
 def sites_of(node: fx.Node) -> tuple[str, ...]:
@@ -78,7 +83,9 @@ def mutates(node: fx.Node) -> bool:
     """Whether a node changes one of its inputs, so that dead-code elimination must keep it."""
     if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
         return bool(node.target._schema.is_mutable)
-    in_place = node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__")
+    in_place = (
+        node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__")
+    )
     return in_place or node.is_impure()
 
 

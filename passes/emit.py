@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-
 from ktc.grammar.evaluate import EvaluationError, evaluate, names_used
 from ktc.grammar.tree import Name, Phase
 from ktc.passes.context import Context
+
 from ktc.runtime.placement import CacheEntry, PhaseEntry, Placement, WeightEntry
 
 
@@ -36,7 +36,9 @@ def emit(context: Context) -> Placement:
     return Placement(
         kind=context.captured.kind,
         graphs=graphs,
-        phases=tuple(_phase(context.rules.phases[name], context) for name in graphs if name in context.rules.phases),
+        phases=tuple(
+            _phase(context.rules.phases[name], context) for name in graphs if name in context.rules.phases
+        ),
         devices={name: str(device.torch_device) for name, device in context.devices.items()},
         io_device=context.io_device,
         weights=weights,

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import torch
 import torch.fx as fx
-
 from ktc.backends.registry import Kernel
 from ktc.passes.context import Context, DeviceSpec, WeightPlan
 

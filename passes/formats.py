@@ -6,6 +6,7 @@ from ktc.grammar.diagnostics import Diagnostic, Label
 from ktc.grammar.values import Symbol
 from ktc.passes.bind import show
 from ktc.passes.context import Context, Write, fail
+
 from ktc.weights.formats import FORMATS
 
 FLOATS = frozenset({"f32", "f16", "bf16"})
@@ -21,7 +22,11 @@ def source_format(parameter: str, context: Context) -> str:
         return recipe.format
     site = context.sites.get(context.owner(parameter))
     declared = getattr(context.config, "dtype", None) or getattr(context.config, "torch_dtype", None)
-    name = str(declared).replace("torch.", "") if declared else (site.dtype if site and site.dtype else "float32")
+    name = (
+        str(declared).replace("torch.", "")
+        if declared
+        else (site.dtype if site and site.dtype else "float32")
+    )
     return _DTYPES.get(name, "f32")
 
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch.fx as fx
-
 from ktc.backends.registry import Kernel, Weight, for_op, kernels
-from ktc.dialect.spec import spec_of
 from ktc.grammar.diagnostics import Diagnostic, Fix, Label
 from ktc.grammar.evaluate import EvaluationError, applies
 from ktc.grammar.tree import Span
@@ -20,6 +18,8 @@ from ktc.passes.edit import clean, declare, inherit, sites_of
 from ktc.passes.fit import misfit
 from ktc.passes.ops import is_dialect, op_name, operands
 from ktc.passes.specialize import STEP
+
+from ktc.dialect.spec import spec_of
 
 STRUCTURAL = frozenset({"kt.transfer", "kt.split", "kt.concat"})
 """Dialect ops without a kernel of their own: views and copies."""
@@ -199,7 +199,10 @@ def wrong_option(kernel: Kernel, options: Mapping[str, Any], write: Write) -> Di
         if option is None:
             message, label = f"`{kernel.name}` has no option `{name}`", f"its options: {have}"
         elif not isinstance(value, option.type) or (option.type is int and isinstance(value, bool)):
-            message, label = f"option `{name}` of `{kernel.name}` is of type {option.type.__name__}", f"its options: {have}"
+            message, label = (
+                f"option `{name}` of `{kernel.name}` is of type {option.type.__name__}",
+                f"its options: {have}",
+            )
         elif option.choices and value not in option.choices:
             message, label = f"`{value}` is no choice for `{name}`", f"choices: {', '.join(option.choices)}"
         else:
@@ -262,7 +265,9 @@ def _does_not_fit(kernel: Kernel, node: fx.Node, reason: str, fitting: list[str]
     site = node.meta.get("site", node.name)
     note = f"kernels that fit here: {', '.join(fitting)}" if fitting else "no kernel fits here"
     fixes = (Fix(f"write `kernel {fitting[0]}` or `kernel auto`"),) if fitting else ()
-    return Diagnostic("KT402", f"`{kernel.name}` cannot run `{site}`: {reason}", (Label(span),), (note,), fixes)
+    return Diagnostic(
+        "KT402", f"`{kernel.name}` cannot run `{site}`: {reason}", (Label(span),), (note,), fixes
+    )
 
 
 def _merged(problems: list[Diagnostic]) -> list[Diagnostic]:
@@ -296,6 +301,8 @@ def unused_kernels(context: Context) -> list[Diagnostic]:
             here = ", ".join(sorted(ops_at.get(site, set()))) or "no dialect op"
             message = f"`{kernel.name}` implements {kernel.op}, which `{site}` does not contain"
             fitting = sorted(k.name for op in ops_at.get(site, ()) for k in for_op(op))
-            notes = (f"it contains {here}",) + ((f"kernels for that: {', '.join(fitting)}",) if fitting else ())
+            notes = (f"it contains {here}",) + (
+                (f"kernels for that: {', '.join(fitting)}",) if fitting else ()
+            )
             problems.append(Diagnostic("KT404", message, (Label(write.span),), notes))
     return _merged(problems)

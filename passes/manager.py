@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch.fx as fx
-
 from ktc.passes.base import Pass
 from ktc.passes.context import Context
 from ktc.passes.printer import graph_text
@@ -67,13 +66,17 @@ class PassManager:
         progress: called with each pass's name before it runs.
     """
 
-    def __init__(self, context: Context, dump: Dump | None = None, progress: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, context: Context, dump: Dump | None = None, progress: Callable[[str], None] | None = None
+    ) -> None:
         self.context = context
         self.dump = dump
         self.progress = progress
         self.records: list[PassRecord] = []
 
-    def run(self, gm: fx.GraphModule, passes: Sequence[Pass], level: Level, graph: str = "step") -> fx.GraphModule:
+    def run(
+        self, gm: fx.GraphModule, passes: Sequence[Pass], level: Level, graph: str = "step"
+    ) -> fx.GraphModule:
         """Applies the passes in order; the graph of each must fulfil `level`.
 
         Raises:
@@ -95,7 +98,11 @@ class PassManager:
             record = PassRecord(item.name, seconds, before, len(gm.graph.nodes), changed)
             self.records.append(record)
             self.context.events.emit(
-                item.name, "stat", seconds=round(seconds, 6), nodes_before=before, nodes_after=record.nodes_after
+                item.name,
+                "stat",
+                seconds=round(seconds, 6),
+                nodes_before=before,
+                nodes_after=record.nodes_after,
             )
         if self.dump is not None:
             self.dump.finish(self.context)

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 import torch.fx as fx
-
-from ktc.dialect.spec import spec_of
 from ktc.grammar.tree import Bind, Bool, Capture, Number, OpCall, Rewrite, TensorType, Text
 from ktc.passes.ops import arguments, is_dialect, op_name, signature
+
+from ktc.dialect.spec import spec_of
 
 DTYPES = {
     "f32": torch.float32, "float32": torch.float32, "f16": torch.float16, "float16": torch.float16,
@@ -102,7 +102,7 @@ class Pattern:
                 yield match
             return
         bound = arguments(node)
-        rows = signature(node.target)  # type: ignore[arg-type]
+        rows = signature(node.target)
         match = self._attributes(call, bound, rows, match)  # type: ignore[assignment]
         if match is None:
             return
@@ -120,7 +120,11 @@ class Pattern:
                 yield from self._operands(list(zip(call.operands, order, strict=True)), match)
 
     def _attributes(
-        self, call: OpCall, bound: Mapping[str, Any], rows: tuple[tuple[str, bool, bool, Any], ...], match: Match
+        self,
+        call: OpCall,
+        bound: Mapping[str, Any],
+        rows: tuple[tuple[str, bool, bool, Any], ...],
+        match: Match,
     ) -> Match | None:
         named = {attribute.name: attribute.value for attribute in call.attributes}
         values = dict(match.values)
@@ -134,7 +138,7 @@ class Pattern:
             elif isinstance(wanted, Capture):
                 if values.setdefault(wanted.name, bound[name]) != bound[name]:
                     return None
-            elif wanted.value != bound[name]:
+            elif not isinstance(wanted, (Number, Text, Bool)) or wanted.value != bound[name]:
                 return None
         return replace(match, values=values)
 
@@ -156,7 +160,11 @@ class Pattern:
             bind, index = self.bound[pattern.name]
             node = actual
             if len(bind.names) > 1:
-                if not isinstance(actual, fx.Node) or actual.target is not operator.getitem or actual.args[1] != index:
+                if (
+                    not isinstance(actual, fx.Node)
+                    or actual.target is not operator.getitem
+                    or actual.args[1] != index
+                ):
                     return
                 node = actual.args[0]
             yield from self._bind(bind, node, match)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ def is_dialect(node: object) -> bool:
     return isinstance(node, fx.Node) and node.op == "call_function" and op_name(node).startswith("kt.")
 
 
-@lru_cache(maxsize=None)
+@cache
 def overload(name: str) -> OpOverload:
     """The torch op behind `kt.linear` or `kt_cpu.linear`. Raises LookupError if there is none."""
     namespace, _, op = name.partition(".")
@@ -41,7 +41,7 @@ def overload(name: str) -> OpOverload:
     return found  # type: ignore[no-any-return]
 
 
-@lru_cache(maxsize=None)
+@cache
 def signature(target: OpOverload) -> tuple[tuple[str, bool, bool, Any], ...]:
     """(name, is a tensor operand, is a list of tensors, default) of each argument of an op's schema."""
     rows = []
@@ -54,7 +54,7 @@ def signature(target: OpOverload) -> tuple[tuple[str, bool, bool, Any], ...]:
 
 def arguments(node: fx.Node) -> Mapping[str, Any]:
     """All arguments of a node of an op with a schema, by name, defaults filled in."""
-    rows = signature(node.target)  # type: ignore[arg-type]
+    rows = signature(node.target)
     bound = {name: default for name, _, _, default in rows}
     bound.update(zip((row[0] for row in rows), node.args, strict=False))
     bound.update(node.kwargs)
@@ -64,14 +64,14 @@ def arguments(node: fx.Node) -> Mapping[str, Any]:
 def operands(node: fx.Node) -> Mapping[str, fx.Node]:
     """The tensor operands that are present, by argument name."""
     bound = arguments(node)
-    names = [name for name, tensor, many, _ in signature(node.target) if tensor and not many]  # type: ignore[arg-type]
+    names = [name for name, tensor, many, _ in signature(node.target) if tensor and not many]
     return {name: bound[name] for name in names if isinstance(bound[name], fx.Node)}
 
 
 def attributes(node: fx.Node) -> Mapping[str, Any]:
     """The arguments that are no tensors, by name."""
     bound = arguments(node)
-    return {name: bound[name] for name, tensor, _, _ in signature(node.target) if not tensor}  # type: ignore[arg-type]
+    return {name: bound[name] for name, tensor, _, _ in signature(node.target) if not tensor}
 
 
 def is_parameter(node: object) -> bool:

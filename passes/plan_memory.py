@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.fx as fx
-
 from ktc.grammar.diagnostics import Diagnostic, Label
 from ktc.grammar.evaluate import EvaluationError, applies
 from ktc.grammar.selectors import compile_selector
@@ -18,7 +17,7 @@ from ktc.passes.cache import cache_of
 from ktc.passes.context import Context, no_value, raise_all
 from ktc.passes.lower import place_of
 from ktc.passes.ops import op_name
-from ktc.passes.sizes import Sizes
+from ktc.passes.sizes import Sizes, size_words
 
 VIEWS = frozenset({
     "Tensor.view", "Tensor.reshape", "Tensor.transpose", "Tensor.permute", "Tensor.unsqueeze", "Tensor.squeeze",
@@ -115,9 +114,7 @@ class PlanMemory:
             if device.memory is None or memory.peak <= device.memory - device.reserve:
                 continue
             declared = context.rules.devices[device.ref.name]
-            message = (
-                f"`{name}` needs {size_words(memory.peak)} and has {size_words(device.memory - device.reserve)}"
-            )
+            message = f"`{name}` needs {size_words(memory.peak)} and has {size_words(device.memory - device.reserve)}"
             notes = (
                 f"weights {size_words(memory.weights)}, KV cache {size_words(memory.cache)} for {plan.tokens} tokens, "
                 f"activations {size_words(memory.activations)} for a step of {plan.chunk} tokens",
@@ -137,10 +134,14 @@ class PlanMemory:
                 continue
             if not holds:
                 notes = tuple(
-                    f"peak({name}) is {size_words(memory.peak)}" for name, memory in plan.devices.items() if memory.peak
+                    f"peak({name}) is {size_words(memory.peak)}"
+                    for name, memory in plan.devices.items()
+                    if memory.peak
                 )
                 hints = (_hint(item.hint.value),) if item.hint else ()
-                problems.append(Diagnostic("KT304", "assertion does not hold", (Label(item.span),), (*notes, *hints)))
+                problems.append(
+                    Diagnostic("KT304", "assertion does not hold", (Label(item.span),), (*notes, *hints))
+                )
         return problems
 
 
@@ -154,7 +155,9 @@ def activations(gm: fx.GraphModule, plan: MemoryPlan, context: Context) -> dict[
     base: dict[fx.Node, fx.Node] = {}
     last: dict[fx.Node, int] = {}
     for node in gm.graph.nodes:
-        base[node] = base[node.all_input_nodes[0]] if op_name(node) in VIEWS and node.all_input_nodes else node
+        base[node] = (
+            base[node.all_input_nodes[0]] if op_name(node) in VIEWS and node.all_input_nodes else node
+        )
         for source in node.all_input_nodes:
             last[base[source]] = order[node]
     live: dict[str, int] = {}
@@ -220,23 +223,17 @@ def assert_environment(plan: MemoryPlan, context: Context) -> dict[str, Any]:
     return env | {"peak": peak, "balance": balance, "bytes": nbytes}
 
 
-def size_words(nbytes: int) -> str:
-    """`1.5 GiB`, for people."""
-    value = float(nbytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.2f} {unit}"
-        value /= 1024
-    return f"{value:.2f} TiB"
-
-
 def _largest(device: str, context: Context) -> tuple[str, ...]:
     stores = [
         (store.nbytes, weight.name) for weight in context.weights.values() for store in weight.stores.values()
         if store.device == device
     ]  # fmt: skip
     largest = sorted(stores, reverse=True)[:3]
-    return (f"largest: {', '.join(f'{name} ({size_words(nbytes)})' for nbytes, name in largest)}",) if largest else ()
+    return (
+        (f"largest: {', '.join(f'{name} ({size_words(nbytes)})' for nbytes, name in largest)}",)
+        if largest
+        else ()
+    )
 
 
 def _hint(text: str) -> str:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import torch.fx as fx
-
 from ktc.passes.ops import op_name
 
 _SHORT = {
@@ -51,7 +50,7 @@ def _symbols(gm: fx.GraphModule) -> dict[str, str]:
             continue
         for (name, dim), letter in wanted.items():
             if node.name == name and dim < value.ndim and isinstance(value.shape[dim], torch.SymInt):
-                for symbol in value.shape[dim].node.expr.free_symbols:
+                for symbol in value.shape[dim].node.expr.free_symbols:  # type: ignore[attr-defined]
                     found.setdefault(str(symbol), letter)
     return found
 
@@ -74,10 +73,16 @@ def _argument(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_argument(item) for item in value) + "]"
     if isinstance(value, slice):
-        return ":".join("" if part is None else _argument(part) for part in (value.start, value.stop, value.step))
+        return ":".join(
+            "" if part is None else _argument(part) for part in (value.start, value.stop, value.step)
+        )
     return repr(value) if isinstance(value, str) else str(value)
 
 
 def _notes(node: fx.Node) -> str:
-    shown = {key: node.meta[key] for key in ("site", "device", "kernel", "segment") if node.meta.get(key) not in (None, "")}
+    shown = {
+        key: node.meta[key]
+        for key in ("site", "device", "kernel", "segment")
+        if node.meta.get(key) not in (None, "")
+    }
     return "  # " + ", ".join(f"{key} {value}" for key, value in shown.items()) if shown else ""

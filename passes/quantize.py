@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 
 import torch.fx as fx
-
-from ktc.dialect.spec import spec_of
 from ktc.grammar.diagnostics import Diagnostic, Label, Severity
 from ktc.passes.context import Context, WeightPlan, Write, fail
 from ktc.passes.edit import clean, declare
 from ktc.passes.formats import FLOATS, parameter_format, source_format
 from ktc.passes.ops import op_name, operands
+
+from ktc.dialect.spec import spec_of
 from ktc.weights.formats import FORMATS
 from ktc.weights.source import Recipe
 
@@ -45,14 +45,16 @@ class Quantize:
 
     def _fold(self, gm: fx.GraphModule, node: fx.Node, context: Context) -> None:
         parts = list(node.args[0])  # type: ignore[arg-type]
-        names = [str(part.target) for part in parts]  # type: ignore[union-attr]
+        names = [str(part.target) for part in parts]
         merged = merged_name(names)
         declare(gm, merged, node.meta["val"])
         with gm.graph.inserting_before(node):
             weight = gm.graph.create_node("get_attr", merged, name=f"{next(iter(node.users)).name}_weight")
         weight.meta = dict(node.meta)
         node.replace_all_uses_with(weight)
-        context.events.emit(self.name, "folded", context.owner(merged), node=node.name, parts=names, weight=merged)
+        context.events.emit(
+            self.name, "folded", context.owner(merged), node=node.name, parts=names, weight=merged
+        )
         self._plan(weight, merged, tuple(names), bool(_uses_as_weight(weight)), context)
 
     def _plan(
@@ -95,11 +97,17 @@ def _quantised_twice(context: Context) -> list[Diagnostic]:
     by_write: dict[Write | None, list[WeightPlan]] = {}
     for plan in context.weights.values():
         if plan.source_format not in FLOATS and plan.format not in (*FLOATS, plan.source_format):
-            by_write.setdefault(context.attribute(context.owner(plan.parameters[0]), "quant"), []).append(plan)
+            by_write.setdefault(context.attribute(context.owner(plan.parameters[0]), "quant"), []).append(
+                plan
+            )
     found = []
     for write, plans in by_write.items():
         shown = [f"`{p.name}` is {p.source_format} in the file and becomes {p.format}" for p in plans[:3]]
-        notes = (*shown, *([f"and {len(plans) - 3} more weights"] if len(plans) > 3 else []), "both roundings remain")
+        notes = (
+            *shown,
+            *([f"and {len(plans) - 3} more weights"] if len(plans) > 3 else []),
+            "both roundings remain",
+        )
         labels = () if write is None else (Label(write.span),)
         message = "a quantised weight is quantised again"
         found.append(Diagnostic("KT607", message, labels, notes, severity=Severity.WARNING))
@@ -109,29 +117,41 @@ def _quantised_twice(context: Context) -> list[Diagnostic]:
 def merged_name(names: Iterable[str]) -> str:
     """`a.{q+k+v}_proj.weight` style: one dotted name for several parameters of one parent module."""
     parts = [name.split(".") for name in names]
-    head = commonprefix(parts)
-    tail = commonprefix([part[len(head) :][::-1] for part in parts])[::-1]
+    head = _common(parts)
+    tail = _common([part[len(head) :][::-1] for part in parts])[::-1]
     middle = "+".join(".".join(part[len(head) : len(part) - len(tail)]) for part in parts)
     return ".".join([*head, middle, *tail])
 
 
+def _common(lists: list[list[str]]) -> list[str]:
+    """The items that all lists begin with."""
+    shared = takewhile(lambda column: len(set(column)) == 1, zip(*lists, strict=False))
+    return [column[0] for column in shared]
+
+
 def _constant(node: fx.Node) -> bool:
     parts = node.args[0]
-    return isinstance(parts, (list, tuple)) and all(isinstance(p, fx.Node) and p.op == "get_attr" for p in parts)
+    return isinstance(parts, (list, tuple)) and all(
+        isinstance(p, fx.Node) and p.op == "get_attr" for p in parts
+    )
 
 
 def _uses_as_weight(node: fx.Node) -> list[fx.Node]:
     found = []
     for user in node.users:
         spec = spec_of(user.target)
-        if spec is not None and any(operand is node for n, operand in operands(user).items() if n in spec.weights):
+        if spec is not None and any(
+            operand is node for n, operand in operands(user).items() if n in spec.weights
+        ):
             found.append(user)
     return found
 
 
 def _quantisable(graph: fx.Graph) -> set[fx.Node]:
     """Parameter reads whose every use is as a weight of an op that takes quantised weights."""
-    return {n for n in graph.nodes if n.op == "get_attr" and n.users and len(_uses_as_weight(n)) == len(n.users)}
+    return {
+        n for n in graph.nodes if n.op == "get_attr" and n.users and len(_uses_as_weight(n)) == len(n.users)
+    }
 
 
 def _is_weight(node: fx.Node, context: Context) -> bool:

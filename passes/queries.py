@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.fx as fx
-
 from ktc.grammar.values import DeviceRef, Symbol
 from ktc.passes.context import Context
 from ktc.passes.formats import parameter_format

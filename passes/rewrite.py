@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch.fx as fx
-
 from ktc.grammar.diagnostics import Diagnostic, Label
 from ktc.grammar.evaluate import EvaluationError, applies, evaluate
 from ktc.grammar.tree import Attribute, Bool, Capture, Number, OpCall, Rewrite, Text
@@ -112,7 +111,13 @@ class ApplyRewrite:
             for bind in self.rewrite.replace:
                 builder.bind(bind.names, bind.call, [outputs[n.id] for n in bind.names if n.id in outputs])
         for name, old in outputs.items():
-            self._event(context, "fired", old, replaced_by=builder.nodes[0].name, nodes=[n.name for n in match.nodes()])
+            self._event(
+                context,
+                "fired",
+                old,
+                replaced_by=builder.nodes[0].name,
+                nodes=[n.name for n in match.nodes()],
+            )
             old.replace_all_uses_with(builder.values[name])
         names = {builder.values[name]: old.name for name, old in outputs.items()}
         for node in reversed(match.nodes()):
@@ -121,7 +126,10 @@ class ApplyRewrite:
                     graph.erase_node(user)
             if not node.users:
                 graph.erase_node(node)
-        for new, name in names.items():  # the name lives on, so that a reader can follow a value through the dumps
+        for (
+            new,
+            name,
+        ) in names.items():  # the name lives on, so that a reader can follow a value through the dumps
             new.name = name
         return builder.created
 

@@ -50,3 +50,13 @@ class Sizes:
         for dim in self.shape(value):
             count *= dim
         return count
+
+
+def size_words(nbytes: int) -> str:
+    """`1.5 GiB`, for people."""
+    value = float(nbytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.2f} {unit}"
+        value /= 1024
+    return f"{value:.2f} TiB"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch.fx as fx
-
 from ktc.passes.context import Context
 
 STEP = "step"

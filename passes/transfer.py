@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.fx as fx
-
-from ktc.dialect import ops
 from ktc.grammar.diagnostics import Diagnostic, Label
 from ktc.passes.context import Context, fail
 from ktc.passes.edit import call, inherit, mutates
 from ktc.passes.lower import place_of
 from ktc.passes.specialize import STEP
+
+from ktc.dialect import ops
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ class Transfer:
         here = place_of(node, context, phase)
         if mutates(node) and phase is not None and here != (home := place_of(node, context, None)):
             write = context.attribute(str(node.meta.get("site", "")), "place", phase)
-            message = f"`{node.meta.get('site')}` cannot move in phase `{phase}`: its KV cache stays on `{home}`"
+            message = (
+                f"`{node.meta.get('site')}` cannot move in phase `{phase}`: its KV cache stays on `{home}`"
+            )
             raise fail(Diagnostic("KT305", message, (Label(write.span),) if write else ()))
         return here
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.fx as fx
-
 from ktc.backends.registry import kernels
-from ktc.dialect.spec import spec_of
-from ktc.errors import KtcError
 from ktc.passes.context import Context
 from ktc.passes.lower import STRUCTURAL
 from ktc.passes.ops import is_dialect, op_name, operands
+
+from ktc.dialect.spec import spec_of
+from ktc.errors import KtcError
 
 
 class InvalidGraph(KtcError):
@@ -37,7 +37,9 @@ def verify(gm: fx.GraphModule, context: Context, stage: str, level: Level) -> No
     try:
         gm.graph.lint()
     except RuntimeError as error:
-        raise InvalidGraph(f"after {stage}: {error}", hint="this is a fault of ktc: please report it") from error
+        raise InvalidGraph(
+            f"after {stage}: {error}", hint="this is a fault of ktc: please report it"
+        ) from error
     outputs = [node for node in gm.graph.nodes if node.op == "output"]
     if len(outputs) != 1:
         raise _broken(stage, gm.graph.output_node(), "the graph must have one output")
@@ -49,9 +51,9 @@ def verify(gm: fx.GraphModule, context: Context, stage: str, level: Level) -> No
             raise _broken(stage, node, "it has no example value")
         if is_dialect(node):
             _operands(node, stage, context)
-        if level.lowered and is_dialect(node) and op_name(node) not in STRUCTURAL:
-            if node.meta.get("kernel") not in known:
-                raise _broken(stage, node, "it was not lowered to a kernel")
+        must = level.lowered and is_dialect(node) and op_name(node) not in STRUCTURAL
+        if must and node.meta.get("kernel") not in known:
+            raise _broken(stage, node, "it was not lowered to a kernel")
         if level.placed:
             _device(node, stage)
 
@@ -73,9 +75,13 @@ def _device(node: fx.Node, stage: str) -> None:
         return
     for source in node.all_input_nodes:
         if isinstance(source.meta.get("val"), torch.Tensor) and source.meta.get("device") != here:
-            raise _broken(stage, node, f"it runs on {here} but reads {source.name} on {source.meta.get('device')}")
+            raise _broken(
+                stage, node, f"it runs on {here} but reads {source.name} on {source.meta.get('device')}"
+            )
 
 
 def _broken(stage: str, node: fx.Node, what: str) -> InvalidGraph:
     text = f"after {stage}: node {node.name} ({op_name(node)}, site `{node.meta.get('site', '')}`): {what}"
-    return InvalidGraph(text, hint="this is a fault of ktc: please report it with the folder that --dump writes")
+    return InvalidGraph(
+        text, hint="this is a fault of ktc: please report it with the folder that --dump writes"
+    )

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch.fx as fx
-
 from ktc.backends.registry import Kernel, Weight, register
+
 from ktc.dialect import ops
 from ktc.weights.formats import FORMATS
 
@@ -15,7 +15,9 @@ DTYPES = frozenset({"float32", "float16", "bfloat16"})
 UNLOWERED = frozenset({"kt.transfer", "kt.split", "kt.concat"})
 
 
-def keep(graph: fx.Graph, node: fx.Node, weights: Mapping[str, Weight], options: Mapping[str, Any]) -> fx.Node:
+def keep(
+    graph: fx.Graph, node: fx.Node, weights: Mapping[str, Weight], options: Mapping[str, Any]
+) -> fx.Node:
     """Lowers to the dialect op itself, whose reference then runs."""
     return node
 

@@ -8,14 +8,16 @@ from typing import Annotated
 
 import typer
 
-from ktc.cli.common import Define, Model, open_model, reported
+from ktc.cli.common import Define, Model, open_model, reported, tokenizer_of
 from ktc.cli.run import Seed, Temperature, Tokens, sampling, stats_line
 
 HELP = "/reset forgets the conversation, /stats shows rates, /exit (or Ctrl-D) leaves; Ctrl-C stops an answer"
 
 
 def chat(
-    where: Annotated[Path, typer.Argument(help="an artifact folder or a `.kt` file", metavar="ARTIFACT|FILE")],
+    where: Annotated[
+        Path, typer.Argument(help="an artifact folder or a `.kt` file", metavar="ARTIFACT|FILE")
+    ],
     system: Annotated[str | None, typer.Option("--system", help="the system message")] = None,
     tokens: Tokens = None,
     temperature: Temperature = None,
@@ -29,7 +31,12 @@ def chat(
         from ktc.runtime.chat import ChatSession
 
         session = ChatSession(
-            placed, placed.tokenizer, system=system, max_new_tokens=tokens, seed=seed, **sampling(temperature)
+            placed,
+            tokenizer_of(placed),
+            system=system,
+            max_new_tokens=tokens,
+            seed=seed,
+            **sampling(temperature),
         )
         interactive = sys.stdin.isatty()
         if interactive:

@@ -21,11 +21,20 @@ if TYPE_CHECKING:
     from ktc.runtime.model import PlacedModel
 
 File = Annotated[Path, typer.Argument(help="a `.kt` file", metavar="FILE")]
-Define = Annotated[list[str] | None, typer.Option("-D", help="set a parameter of the file: -D context=4096", metavar="NAME=VALUE")]
-Model = Annotated[str | None, typer.Option("--model", help="where the model is; overrides the file", metavar="WHERE")]
+Define = Annotated[
+    list[str] | None,
+    typer.Option("-D", help="set a parameter of the file: -D context=4096", metavar="NAME=VALUE"),
+]
+Model = Annotated[
+    str | None, typer.Option("--model", help="where the model is; overrides the file", metavar="WHERE")
+]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
-NoWeights = Annotated[bool, typer.Option("--no-weights", help="read the configuration only: plan without weights")]
-DumpTo = Annotated[Path | None, typer.Option("--dump", help="write what every pass changed to a folder", metavar="DIR")]
+NoWeights = Annotated[
+    bool, typer.Option("--no-weights", help="read the configuration only: plan without weights")
+]
+DumpTo = Annotated[
+    Path | None, typer.Option("--dump", help="write what every pass changed to a folder", metavar="DIR")
+]
 
 
 def definitions(items: list[str] | None) -> dict[str, str]:
@@ -66,7 +75,7 @@ def quiet_libraries() -> None:
 
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     warnings.filterwarnings("ignore", module="torch")
 
 
@@ -149,7 +158,9 @@ def open_model(where: Path, model: str | None, define: list[str] | None) -> Plac
     if where.is_dir():
         with reported():
             if define:
-                raise KtcError("an artifact's parameters are fixed", hint="compile the `.kt` file again with -D")
+                raise KtcError(
+                    "an artifact's parameters are fixed", hint="compile the `.kt` file again with -D"
+                )
             with Stages() as stage:
                 stage("loading torch and transformers")
                 from ktc import api
@@ -165,6 +176,16 @@ def open_model(where: Path, model: str | None, define: list[str] | None) -> Plac
         with bar("loading weights") as progress:
             loaded: Any = api.load_compiled(compiled, placement, progress)
         return loaded  # type: ignore[no-any-return]
+
+
+def tokenizer_of(model: PlacedModel) -> Any:
+    """The tokenizer of an opened model. Raises KtcError when its source has none."""
+    found = getattr(model, "tokenizer", None)
+    if found is None:
+        raise KtcError(
+            "the model has no tokenizer", hint="its folder or GGUF file must hold one to read text"
+        )
+    return found
 
 
 def print_json(data: Mapping[str, Any]) -> None:

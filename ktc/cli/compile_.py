@@ -13,22 +13,34 @@ from ktc.cli.plan import plan_json, print_plan
 
 def compile_(
     file: File,
-    output: Annotated[Path | None, typer.Option("-o", help="folder of the artifact; default: the file's name with `.ktc`")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", help="folder of the artifact; default: the file's name with `.ktc`")
+    ] = None,
     define: Define = None,
     model: Model = None,
     no_weights: NoWeights = False,
     dump: DumpTo = None,
     as_json: Json = False,
-    help_params: Annotated[bool, typer.Option("--help-params", help="list the file's parameters and stop")] = False,
+    freeze: Annotated[
+        bool, typer.Option("--freeze", help="print what `place auto` chose as rules, and stop")
+    ] = False,
+    help_params: Annotated[
+        bool, typer.Option("--help-params", help="list the file's parameters and stop")
+    ] = False,
 ) -> None:
     """Check a `.kt` file, compile its model and write the artifact."""
     if help_params:
         _print_params(file, as_json)
         return
-    target = None if no_weights else (output or file.with_suffix(".ktc"))
+    target = None if no_weights or freeze else (output or file.with_suffix(".ktc"))
     compiled, placement = compile_file(
         file, model=model, define=define, weights=not no_weights, dump=dump, output=target, as_json=as_json
     )
+    if freeze:
+        from ktc.passes.autoplace import freeze as frozen
+
+        print(frozen(compiled.context) or "# no rule of the file says `place auto`", end="\n")
+        return
     if as_json:
         print_json({**plan_json(compiled, placement), "artifact": str(target) if target else None})
         return
@@ -42,7 +54,8 @@ def _print_params(file: Path, as_json: bool) -> None:
     with reported(as_json):
         rules = load(file)
         rows = [
-            {"name": p.name, "type": p.type, "default": str(p.value), "help": p.help} for p in rules.params.values()
+            {"name": p.name, "type": p.type, "default": str(p.value), "help": p.help}
+            for p in rules.params.values()
         ]
         if as_json:
             print_json({"params": rows})

@@ -13,7 +13,12 @@ from ktc.cli.common import Define, File, Json, Model, NoWeights, compile_file, p
 
 def explain(
     file: File,
-    node: Annotated[str, typer.Argument(help="a module (`model.layers.0.self_attn.q_proj`) or a node of a dump", metavar="NODE")],
+    node: Annotated[
+        str,
+        typer.Argument(
+            help="a module (`model.layers.0.self_attn.q_proj`) or a node of a dump", metavar="NODE"
+        ),
+    ],
     define: Define = None,
     model: Model = None,
     no_weights: NoWeights = False,
@@ -31,7 +36,9 @@ def explain(
     data = {
         "site": site,
         "class": context.sites[site].classes[0] if site in context.sites else None,
-        "attributes": [_attribute(event) for event in context.events if event.kind == "applied" and event.subject == site],
+        "attributes": [
+            _attribute(event) for event in context.events if event.kind == "applied" and event.subject == site
+        ],
         "passes": _passes(site, node, compiled),
     }
     if as_json:
@@ -50,12 +57,15 @@ def _site(node: str, compiled: Any) -> str | None:
                 return str(found.meta.get("site", ""))
     for event in compiled.context.events:
         if event.data.get("node") == name:
-            return event.subject
+            return str(event.subject)
     return None
 
 
 def _attribute(event: Any) -> dict[str, Any]:
-    return {key: event.data[key] for key in ("attribute", "phase", "value", "rule", "file", "line", "matched", "overrides")}
+    return {
+        key: event.data[key]
+        for key in ("attribute", "phase", "value", "rule", "file", "line", "matched", "overrides")
+    }
 
 
 def _passes(site: str, node: str, compiled: Any) -> list[dict[str, Any]]:
@@ -96,12 +106,21 @@ def _sentence(row: dict[str, Any]) -> str:
     if kind == "missed":
         return f"left {row['node']} alone: {row['reason']}"
     if kind == "format":
-        change = row["format"] if row["held"] == row["format"] else f"{row['held']} in the file, {row['format']} here"
+        change = (
+            row["format"]
+            if row["held"] == row["format"]
+            else f"{row['held']} in the file, {row['format']} here"
+        )
         return f"{row['weight']} is {change}"
     if kind == "folded":
-        return f"{' and '.join(re.sub('.weight$', '', part) for part in row['parts'])} became one weight, {row['weight']}"
+        parts = " and ".join(re.sub(".weight$", "", part) for part in row["parts"])
+        return f"{parts} became one weight, {row['weight']}"
     if kind == "lowered":
-        why = "picked by `kernel auto`" if row["rule"] == "auto" else f"rule `{row['rule']}`, {row['file']}:{row['line']}"
+        why = (
+            "picked by `kernel auto`"
+            if row["rule"] == "auto"
+            else f"rule `{row['rule']}`, {row['file']}:{row['line']}"
+        )
         return f"{row['node']}: {row['op']} runs on {row['kernel']} on {row['device']} ({why})"
     if kind == "transfer":
         return f"{row['value']} is copied from {row['source']} to {row['device']}"

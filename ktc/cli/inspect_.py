@@ -11,7 +11,12 @@ from ktc.cli.common import Json, print_json, quiet_libraries, reported
 
 
 def inspect_(
-    where: Annotated[Path, typer.Argument(help="an artifact, a `.gguf` file or a folder of safetensors", metavar="ARTIFACT|GGUF")],
+    where: Annotated[
+        Path,
+        typer.Argument(
+            help="an artifact, a `.gguf` file or a folder of safetensors", metavar="ARTIFACT|GGUF"
+        ),
+    ],
     as_json: Json = False,
     tensors: Annotated[bool, typer.Option("--tensors", help="list every tensor")] = False,
 ) -> None:
@@ -35,14 +40,21 @@ def inspect_(
 def _artifact(folder: Path, as_json: bool, tensors: bool) -> None:
     import ktc.backends.cpu
     import ktc.backends.torch  # noqa: F401  (the graphs name their kernels)
-    from ktc.passes.plan_memory import size_words
+    from ktc.passes.sizes import size_words
     from ktc.runtime import artifact as artifacts
 
     found = artifacts.load(folder)
     weights = [
-        {"name": w.name, "format": w.format, "shape": list(w.shape), "device": w.device, "kernel": w.kernel, "bytes": w.nbytes}
-        for w in found.placement.weights
-    ]  # fmt: skip
+        {
+            "name": weight.name,
+            "format": weight.format,
+            "shape": list(weight.shape),
+            "device": weight.device,
+            "kernel": weight.kernel,
+            "bytes": weight.nbytes,
+        }
+        for weight in found.placement.weights
+    ]
     data = {
         "manifest": found.manifest,
         "graphs": {name: len(graph.nodes) for name, graph in found.placement.graphs.items()},
@@ -63,7 +75,8 @@ def _artifact(folder: Path, as_json: bool, tensors: bool) -> None:
     print(f"  {len(weights)} weights, {size_words(total)}; KV cache for {data['tokens']} tokens")
     if tensors:
         for weight in weights:
-            print(f"  {weight['name']}  {weight['format']} {weight['shape']}  {weight['device']}  {weight['kernel'] or 'dense'}")
+            layout = weight["kernel"] or "dense"
+            print(f"  {weight['name']}  {weight['format']} {weight['shape']}  {weight['device']}  {layout}")
 
 
 def _weights(data: dict[str, Any], tensors: bool) -> None:
@@ -71,7 +84,10 @@ def _weights(data: dict[str, Any], tensors: bool) -> None:
         if key == "tensors":
             if tensors:
                 for row in value:
-                    print("  " + "  ".join(str(item) for item in (row.values() if isinstance(row, dict) else row)))
+                    print(
+                        "  "
+                        + "  ".join(str(item) for item in (row.values() if isinstance(row, dict) else row))
+                    )
             continue
         if isinstance(value, dict):
             print(f"{key}:")

@@ -77,7 +77,8 @@ def rows(compiled: Any) -> list[dict[str, Any]]:
 
 def _joined(sites: list[str]) -> list[str]:
     """Sites of one fused node, short: the first whole, of the others the last name."""
-    modules = [site for site in sites if not site.rpartition(".")[2].isdecimal()] or sites
+    inner = [site for site in sites if not any(other.startswith(f"{site}.") for other in sites)]
+    modules = [site for site in inner if not site.rpartition(".")[2].isdecimal()] or sites
     return [modules[0], *(site.rpartition(".")[2] for site in modules[1:])] if modules else ["(graph)"]
 
 
@@ -96,14 +97,23 @@ def rewrites(compiled: Any) -> list[dict[str, Any]]:
     found = []
     for event in compiled.context.events:
         if event.stage.startswith("rewrite.") and "fired" in event.data:
-            found.append({"name": event.stage[8:], "fired": event.data["fired"], "missed": event.data["missed"]})
+            found.append(
+                {"name": event.stage[8:], "fired": event.data["fired"], "missed": event.data["missed"]}
+            )
     return found
 
 
 def decode_bytes(context: Any) -> dict[str, int]:
     """Weight bytes that one decode step reads on each device; of experts only those a token uses."""
     config = context.config
-    experts = next((int(getattr(config, n)) for n in ("num_local_experts", "num_experts", "n_routed_experts") if getattr(config, n, None)), 0)
+    experts = next(
+        (
+            int(getattr(config, n))
+            for n in ("num_local_experts", "num_experts", "n_routed_experts")
+            if getattr(config, n, None)
+        ),
+        0,
+    )
     used = int(getattr(config, "num_experts_per_tok", 0) or 0)
     found: dict[str, int] = {}
     for weight in context.weights.values():
@@ -131,7 +141,7 @@ def print_plan(compiled: Any, placement: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ktc.passes.plan_memory import size_words
+    from ktc.passes.sizes import size_words
 
     data = plan_json(compiled, placement)
     console = Console(highlight=False, soft_wrap=False)
@@ -139,7 +149,9 @@ def print_plan(compiled: Any, placement: Any) -> None:
     console = Console(highlight=False, width=width)
     millions = data["parameters"] / 1e6
     size = f"{millions:,.1f} M" if millions < 10_000 else f"{millions / 1000:,.1f} B"
-    console.print(f"{data['model']}: {data['layers']} layers, {size} parameters, KV cache for {data['tokens']} tokens\n")
+    console.print(
+        f"{data['model']}: {data['layers']} layers, {size} parameters, KV cache for {data['tokens']} tokens\n"
+    )
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name, justify in (
         ("device", "left"), ("hardware", "left"), ("weights", "right"), ("KV cache", "right"), ("activations", "right"),
@@ -154,11 +166,21 @@ def print_plan(compiled: Any, placement: Any) -> None:
     console.print()
     phases = any(row["phase"] for row in data["sites"])
     table = Table(box=None, header_style="bold", pad_edge=False)
-    columns = ["sites", "layers", "device", "format", "kernel", "decided by", "nodes"] + (["phase"] if phases else [])
+    columns = ["sites", "layers", "device", "format", "kernel", "decided by", "nodes"] + (
+        ["phase"] if phases else []
+    )
     for name in columns:
         table.add_column(name, justify="right" if name == "nodes" else "left", overflow="fold")
     for row in data["sites"]:
-        cells = [row["sites"], row["layers"], row["device"], row["format"], row["kernel"], row["rule"], str(row["count"])]
+        cells = [
+            row["sites"],
+            row["layers"],
+            row["device"],
+            row["format"],
+            row["kernel"],
+            row["rule"],
+            str(row["count"]),
+        ]
         table.add_row(*cells, *([row["phase"] or "every other"] if phases else []))
     console.print(table)
     if data["rewrites"]:

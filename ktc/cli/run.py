@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ktc.cli.common import Define, Model, bar, open_model, reported
+from ktc.cli.common import Define, Model, bar, open_model, reported, tokenizer_of
 
-Temperature = Annotated[float | None, typer.Option("--temperature", help="0 is greedy; default: the model's own setting")]
+Temperature = Annotated[
+    float | None, typer.Option("--temperature", help="0 is greedy; default: the model's own setting")
+]
 Seed = Annotated[int | None, typer.Option("--seed", help="of sampling")]
 Tokens = Annotated[int | None, typer.Option("-n", "--max-new-tokens", help="most tokens of an answer")]
 
 
 def run(
-    where: Annotated[Path, typer.Argument(help="an artifact folder or a `.kt` file", metavar="ARTIFACT|FILE")],
+    where: Annotated[
+        Path, typer.Argument(help="an artifact folder or a `.kt` file", metavar="ARTIFACT|FILE")
+    ],
     prompt: Annotated[str, typer.Argument(help="the prompt; `-` reads it from standard input")],
     tokens: Tokens = 256,
     temperature: Temperature = None,
     seed: Seed = None,
-    raw: Annotated[bool, typer.Option("--raw", help="continue the text as it is, without the chat template")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="continue the text as it is, without the chat template")
+    ] = False,
     stats: Annotated[bool, typer.Option("--stats", help="print token counts and rates to stderr")] = False,
     define: Define = None,
     model: Model = None,
@@ -35,7 +41,7 @@ def run(
         with bar("reading the prompt", "tokens") as progress:
             placed.on_prefill = progress
             stream = stream_text(
-                placed, placed.tokenizer, text, chat=False if raw else None, max_new_tokens=tokens, seed=seed,
+                placed, tokenizer_of(placed), text, chat=False if raw else None, max_new_tokens=tokens, seed=seed,
                 **sampling(temperature),
             )  # fmt: skip
             pieces = iter(stream)
@@ -48,7 +54,7 @@ def run(
             print(stats_line(stream.stats), file=sys.stderr)
 
 
-def sampling(temperature: float | None) -> dict[str, object]:
+def sampling(temperature: float | None) -> dict[str, Any]:
     """Generation settings for `--temperature`."""
     if temperature is None:
         return {}

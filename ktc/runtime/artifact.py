@@ -1,13 +1,13 @@
 """The artifact: a folder that holds a compiled model, readable by people, checked when it is loaded. No pickle.
 
-    manifest.json         versions, model class, source of the weights and its fingerprint, hash of the rules, hardware
-    plan.json             the placement: graphs, weights, caches, devices
-    graph.py              each phase as Python, to read; loading never runs it
-    events.jsonl          every decision of the compiler
-    rules/                the program as it was, its includes beside it
-    config.json           the model's configuration
-    buffers.safetensors   small constants (rotary frequencies, ...)
-    tokenizer/            the tokenizer with its chat template, when the source has one
+manifest.json         versions, model class, source of the weights and its fingerprint, hash of the rules, hardware
+plan.json             the placement: graphs, weights, caches, devices
+graph.py              each phase as Python, to read; loading never runs it
+events.jsonl          every decision of the compiler
+rules/                the program as it was, its includes beside it
+config.json           the model's configuration
+buffers.safetensors   small constants (rotary frequencies, ...)
+tokenizer/            the tokenizer with its chat template, when the source has one
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def fingerprint(source: WeightSource) -> str:
     """A hash over names, formats, shapes and offsets of every tensor: cheap, and different for different weights."""
     digest = hashlib.sha256()
     for name, header in sorted(source.headers().items()):
-        digest.update(f"{name}|{header.format}|{tuple(header.shape)}|{header.nbytes}|{header.offset}\n".encode())
+        digest.update(
+            f"{name}|{header.format}|{tuple(header.shape)}|{header.nbytes}|{header.offset}\n".encode()
+        )
     return digest.hexdigest()
 
 
@@ -72,7 +74,9 @@ def save(compiled: Compiled, placement: Placement, folder: Path) -> Path:
     """
     context = compiled.context
     if placement.kind != "language_model":
-        raise ArtifactError("only language models can be saved; call `ktc.rewrite` on the module again instead")
+        raise ArtifactError(
+            "only language models can be saved; call `ktc.rewrite` on the module again instead"
+        )
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not is_artifact(folder))):
         raise ArtifactError(f"{folder} exists and is no artifact", hint="choose another folder with -o")
     plan = placement.to_json()
@@ -120,7 +124,9 @@ def load(folder: Path) -> Artifact:
     placement = Placement.from_json(plan, buffers, config)
     for name, home in placement.devices.items():
         if home.startswith("cuda") and not torch.cuda.is_available():
-            raise ArtifactError(f"{folder} places weights on {name} ({home}), which is not here", hint="compile again")
+            raise ArtifactError(
+                f"{folder} places weights on {name} ({home}), which is not here", hint="compile again"
+            )
     return Artifact(folder, manifest, placement, EventStream.read(folder / "events.jsonl"))
 
 
@@ -136,7 +142,9 @@ def _check_isa(wanted: str | None, folder: Path) -> None:
 
     here = machine_isa()
     if wanted in ISA_LEVELS and ISA_LEVELS.index(here) < ISA_LEVELS.index(wanted):
-        raise ArtifactError(f"{folder} was compiled for {wanted}, and this machine offers {here}", hint="compile again")
+        raise ArtifactError(
+            f"{folder} was compiled for {wanted}, and this machine offers {here}", hint="compile again"
+        )
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -154,7 +162,9 @@ def _write(work: Path, compiled: Compiled, placement: Placement, plan: dict[str,
 
     context = compiled.context
     (work / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
-    (work / "manifest.json").write_text(json.dumps(_manifest(compiled, placement), indent=2), encoding="utf-8")
+    (work / "manifest.json").write_text(
+        json.dumps(_manifest(compiled, placement), indent=2), encoding="utf-8"
+    )
     (work / "graph.py").write_text(readable(placement), encoding="utf-8")
     context.events.write(work / "events.jsonl")
     placement.config.save_pretrained(work)
@@ -197,7 +207,9 @@ def _manifest(compiled: Compiled, placement: Placement) -> dict[str, Any]:
 
 def readable(placement: Placement) -> str:
     """Each phase as Python source, for people; names are those of the weights."""
-    parts = ['"""What each phase runs, as Python to read. Loading the artifact uses plan.json, never this file."""\n']
+    parts = [
+        '"""What each phase runs, as Python to read. Loading the artifact uses plan.json, never this file."""\n'
+    ]
     for name, graph in placement.graphs.items():
         code = graph.python_code("self").src.replace("def forward(", f"def {name}(")
         parts.append(code)

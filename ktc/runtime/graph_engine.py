@@ -80,7 +80,9 @@ def stored_weights(placement: Placement, source: WeightSource) -> list[StoredWei
     for entry in placement.weights:
         missing = [name for name in entry.parameters if name not in binding.recipes]
         if missing:
-            raise ArtifactError(f"{source.path} has no tensor for {missing[0]!r}", hint="compile again for this source")
+            raise ArtifactError(
+                f"{source.path} has no tensor for {missing[0]!r}", hint="compile again for this source"
+            )
         recipes = [binding.recipes[name] for name in entry.parameters]
         recipe = recipes[0] if len(recipes) == 1 else Recipe.concat(recipes, entry.name)
         if recipe.format != entry.source_format:
@@ -90,7 +92,9 @@ def stored_weights(placement: Placement, source: WeightSource) -> list[StoredWei
         if entry.kernel is not None:
             kernel = kernels().get(entry.kernel)
             if kernel is None:
-                raise ArtifactError(f"kernel {entry.kernel!r} does not exist in this version", hint="compile again")
+                raise ArtifactError(
+                    f"kernel {entry.kernel!r} does not exist in this version", hint="compile again"
+                )
         weight = Weight(entry.name, entry.format, entry.shape)
         device = torch.device(placement.devices[entry.device])
         found.append(StoredWeight(entry.name, weight, recipe, device, kernel, entry.nbytes))

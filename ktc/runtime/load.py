@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -85,7 +86,11 @@ def _load(source: WeightSource, item: StoredWeight, arena: TensorArena | None) -
     pack = item.kernel.pack
     if pack is None:
         raise WeightError("its kernel has a layout of its own but cannot pack", tensor=item.weight.parameter)
-    pack(torch.from_numpy(blocks), item.weight, target)
+    with warnings.catch_warnings():
+        # The file is mapped read-only, and pack only reads; torch has no read-only tensors and warns of any.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        view = torch.from_numpy(blocks)
+    pack(view, item.weight, target)
     return target if out is not None else target.to(item.device)
 
 

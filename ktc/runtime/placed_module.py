@@ -52,11 +52,15 @@ class PlacedModule(torch.nn.Module):
         given = {**given, **given.pop("kwargs", {})}
         wanted = self.placement.inputs
         missing = [name for name in wanted if given.get(name) is None]
-        extra = [name for name, value in given.items() if name not in wanted and isinstance(value, torch.Tensor)]
+        extra = [
+            name for name, value in given.items() if name not in wanted and isinstance(value, torch.Tensor)
+        ]
         if missing or extra:
             raise InputMismatchError(
                 f"the module was captured with ({', '.join(wanted)}): missing {missing}, not captured {extra}",
                 hint="pass the same arguments, or give others as example to `ktc.rewrite(..., example=...)`",
             )
         out = self._program(*(given[name] for name in wanted))
-        return pytree.tree_unflatten(list(out) if isinstance(out, (tuple, list)) else [out], self.placement.output_spec)
+        return pytree.tree_unflatten(
+            list(out) if isinstance(out, (tuple, list)) else [out], self.placement.output_spec
+        )

@@ -105,7 +105,9 @@ class Placement:
 
     def constants(self) -> dict[str, Any]:
         """The buffers on their devices."""
-        return {name: value.to(self.devices[self.buffer_devices[name]]) for name, value in self.buffers.items()}
+        return {
+            name: value.to(self.devices[self.buffer_devices[name]]) for name, value in self.buffers.items()
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, without buffers and configuration, which have files of their own."""

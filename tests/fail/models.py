@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ktc.grammar import Diagnostic, check
+from ktc.grammar.diagnostics import KtError
 from support.gguf_files import write_gguf, write_safetensors_folder
 from support.tiny_models import tiny_model
 
 from ktc import api
-from ktc.grammar import Diagnostic, check
-from ktc.grammar.diagnostics import KtError
 
 MODELS = (
     "tiny-llama",

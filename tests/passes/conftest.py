@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from ktc.grammar.loading import load
 from support.tiny_models import tiny_model
 from transformers import PreTrainedModel
 
 import ktc
 from ktc.compiler import Compiled, Options, compile_language_model
-from ktc.grammar.loading import load
 from ktc.weights.state_dict import StateDictSource
 
 HOST = "device host = cpu (memory = 1GiB)\nrule everything { match ** place host }\n"
@@ -31,7 +31,13 @@ def llama() -> PreTrainedModel:
 def compiled(llama: PreTrainedModel) -> Compile:
     """Compiles a program for the tiny Llama; the text of device and placement is put in front unless `bare`."""
 
-    def build(text: str = "", *, bare: bool = False, dump: Path | None = None, params: Mapping[str, Any] | None = None) -> Compiled:
+    def build(
+        text: str = "",
+        *,
+        bare: bool = False,
+        dump: Path | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> Compiled:
         rules = load((text if bare else HOST + text) + "\n", text=True, params=params)
         source = StateDictSource(llama.state_dict(), llama.config)
         return compile_language_model(rules, llama.config, source, Options(dump=dump))

@@ -9,7 +9,8 @@ TWO = "device host = cpu (memory = 1GiB)\ndevice far = cpu (memory = 1GiB)\n"
 
 def test_a_place_covers_everything_inside_and_a_later_rule_overrides_it(compiled):
     context = compiled(
-        TWO + "rule everything { match ** place host }\nrule second { match model.layers[1] place far }", bare=True
+        TWO + "rule everything { match ** place host }\nrule second { match model.layers[1] place far }",
+        bare=True,
     ).context
     write = context.attribute("model.layers.1.mlp.up_proj", "place")
     assert write.value == DeviceRef("far") and write.rule == "second" and write.site == "model.layers.1"
@@ -32,7 +33,10 @@ def test_a_kernel_applies_to_the_matched_module_only(compiled):
 
 
 def test_within_one_rule_the_nearest_match_decides(compiled):
-    text = TWO + "rule all { match ** place host }\nrule split { match model.layers[0] or model.layers[0].mlp place far }"
+    text = (
+        TWO
+        + "rule all { match ** place host }\nrule split { match model.layers[0] or model.layers[0].mlp place far }"
+    )
     assert compiled(text, bare=True).context.place_of("model.layers.0.mlp.up_proj") == "far"
 
 

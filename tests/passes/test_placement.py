@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-import ktc
 from ktc.backends.registry import Kernel
 from ktc.grammar.diagnostics import KtError
 from ktc.passes.fit import misfit
 from ktc.passes.ops import op_name
 from ktc.passes.schedule import segments
+
+import ktc
 
 TWO = """
 device host = cpu (memory = 1GiB)
@@ -35,7 +35,11 @@ def test_copies_stand_at_the_edges_only_and_are_shared(compiled, same_logits):
     done = compiled(text, bare=True)
     moved = [node.args[0].name for node in transfers(done)]
     assert len(moved) == len(set(moved)), "a value is copied once, however many nodes need it"
-    assert all(node.meta["device"] in ("host", "far") for node in done.context.phases["step"].graph.nodes if node.op != "output")
+    assert all(
+        node.meta["device"] in ("host", "far")
+        for node in done.context.phases["step"].graph.nodes
+        if node.op != "output"
+    )
     assert [s.device for s in segments(done.context.phases["step"])].count("far") >= 1
     assert done.context.memory.devices["far"].weights > 0
     same_logits(text, bare=True)
@@ -52,10 +56,13 @@ def test_a_layer_whose_cache_is_on_another_device(same_logits, compiled):
     same_logits(text, bare=True)
 
 
-PHASED = TWO + """
+PHASED = (
+    TWO
+    + """
 phase bulk = tokens >= 5
 rule mlps { match model.layers[*].mlp on bulk { place far } }
 """
+)
 
 
 def test_a_phase_gets_a_graph_of_its_own_and_weights_stay_home(compiled, same_logits):
@@ -89,7 +96,9 @@ def test_a_named_kernel_is_used_and_its_rule_is_recorded(compiled):
 
 def test_auto_takes_the_best_rank_that_fits(compiled):
     done = compiled("rule q { match **: Linear quant q8_0 }")
-    lowered = {e.data["kernel"] for e in done.context.events if e.kind == "lowered" and e.data["op"] == "kt.linear"}
+    lowered = {
+        e.data["kernel"] for e in done.context.events if e.kind == "lowered" and e.data["op"] == "kt.linear"
+    }
     assert lowered == {"cpu.linear"}
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-
 from ktc.grammar.diagnostics import KtError
 from ktc.passes.emit import emit
+
 from ktc.runtime.graph_engine import GraphEngine, make_pool
 
 

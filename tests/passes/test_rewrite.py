@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from ktc.grammar.diagnostics import KtError
 from ktc.passes.ops import op_name
 
@@ -95,7 +94,10 @@ def test_rewrites_run_in_file_order_and_see_each_others_results(compiled, same_l
 
 
 def test_an_inner_value_used_outside_is_an_error_that_names_it(compiled):
-    text = ADD_NORM.replace("norm, sum = kt.add_rms_norm(x, residual, weight, eps = eps)", "norm = kt.rms_norm(x, weight, eps = eps)")
+    text = ADD_NORM.replace(
+        "norm, sum = kt.add_rms_norm(x, residual, weight, eps = eps)",
+        "norm = kt.rms_norm(x, weight, eps = eps)",
+    )
     with pytest.raises(KtError) as caught:
         compiled(text)
     (problem,) = caught.value.diagnostics
@@ -120,7 +122,8 @@ def test_a_rewrite_never_crosses_a_device_boundary(compiled):
     text = (
         "device host = cpu (memory = 1GiB)\ndevice far = cpu (memory = 1GiB)\n"
         "rule everything { match ** place host }\n"
-        "rule act { match model.layers[0].mlp.act_fn place far }\n" + GATED.replace("expect layers", "expect 1")
+        "rule act { match model.layers[0].mlp.act_fn place far }\n"
+        + GATED.replace("expect layers", "expect 1")
     )
     done = compiled(text, bare=True)
     (missed,) = [e for e in done.context.events if e.kind == "missed"]
@@ -128,7 +131,9 @@ def test_a_rewrite_never_crosses_a_device_boundary(compiled):
 
 
 def test_an_attribute_the_pattern_does_not_mention_must_have_its_default(compiled):
-    text = ADD_NORM.replace(", eps = eps)\n  }\n", ", eps = eps, offset = 1.0)\n  }\n").replace("expect 2 * layers", "expect any")
+    text = ADD_NORM.replace(", eps = eps)\n  }\n", ", eps = eps, offset = 1.0)\n  }\n").replace(
+        "expect 2 * layers", "expect any"
+    )
     assert fired(compiled(text), "add_rms_norm") == 0
 
 

@@ -1,0 +1,178 @@
+"""autoplace: turns `place auto(fast, slow)` into devices, by what a byte of memory buys.
+
+Decoding is bound by the bytes that a token reads, so memory of the fastest device goes first to what is read most per
+byte held: dense weights are read once a token, a routed expert only in k of E tokens. Modules are taken in that
+order (then in the model's), and each goes to the first device of the list that has room. The result depends on
+nothing but the program and the model, and `--freeze` prints it as rules.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch.fx as fx
+from ktc.grammar.diagnostics import Diagnostic, Label
+from ktc.grammar.values import Call, DeviceGroup, DeviceRef
+from ktc.passes.cache import cache_of
+from ktc.passes.context import Context, Write, fail
+from ktc.passes.formats import parameter_format, source_format
+from ktc.passes.sizes import size_words
+
+from ktc.weights.formats import FORMATS, nbytes
+
+LIVE = 6
+"""Activations assumed to be alive at once, as tensors of the widest layer, when budgets are shared out."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What moves as a whole: one matched module with everything inside that the same write covers."""
+
+    site: str
+    write: Write
+    nbytes: int
+    read_per_token: float
+
+
+@dataclass(frozen=True)
+class Autoplace:
+    """Replaces `auto(...)` values of `context.attributes`. Raises KT301 when a module fits nowhere."""
+
+    name: str = "autoplace"
+
+    def __call__(self, gm: fx.GraphModule, context: Context) -> fx.GraphModule:
+        """See `Pass`."""
+        units = _units(gm, context)
+        if not units:
+            return gm
+        free = _free(gm, context)
+        chosen: dict[str, DeviceRef] = {}
+        for unit in sorted(units, key=lambda unit: -unit.read_per_token / max(unit.nbytes, 1)):
+            devices = candidates(unit.write.value)
+            home = next((ref for ref in devices if unit.nbytes <= _room(free[str(ref)])), None)
+            if home is None:
+                room = ", ".join(f"{ref} {size_words(max(0, free[str(ref)] or 0))}" for ref in devices)
+                message = f"`{unit.site}` ({size_words(unit.nbytes)}) fits on none of its devices"
+                note = f"left there: {room}"
+                raise fail(Diagnostic("KT301", message, (Label(unit.write.span),), (note,)))
+            left = free[str(home)]
+            free[str(home)] = None if left is None else left - unit.nbytes
+            chosen[unit.site] = home
+            context.events.emit(
+                self.name, "placed", unit.site, device=str(home), bytes=unit.nbytes, rule=unit.write.rule,
+                file=unit.write.span.file, line=unit.write.span.line,
+            )  # fmt: skip
+        for writes in context.attributes.values():
+            for key, write in list(writes.items()):
+                if key[0] == "place" and _is_auto(write.value):
+                    writes[key] = replace(write, value=chosen[write.site])
+        return gm
+
+
+def candidates(value: Any) -> list[DeviceRef]:
+    """The devices of `auto(gpus, host)` in order, groups spread out."""
+    found: list[DeviceRef] = []
+    for item in value.args:
+        found.extend(item.members if isinstance(item, DeviceGroup) else (item,))
+    return found
+
+
+def freeze(context: Context) -> str:
+    """The choices of this pass as rules to read, edit and append to the file."""
+    placed = [event for event in context.events if event.stage == "autoplace" and event.kind == "placed"]
+    by_device: dict[str, list[str]] = {}
+    for event in placed:
+        by_device.setdefault(event.data["device"], []).append(event.subject)
+    parts = []
+    for device, sites in by_device.items():
+        name = "placed_on_" + device.replace("[", "_").replace("]", "")
+        selector = "\n     or ".join(_selector(site) for site in sites)
+        parts.append(f"rule {name} {{\n  match {selector}\n  place {device}\n  expect {len(sites)}\n}}\n")
+    return "\n".join(parts)
+
+
+def _selector(site: str) -> str:
+    """`model.layers.3.mlp` as the language writes it, `model.layers[3].mlp`."""
+    parts: list[str] = []
+    for part in site.split("."):
+        if part.isdecimal() and parts:
+            parts[-1] += f"[{part}]"
+        else:
+            parts.append(part)
+    return ".".join(parts)
+
+
+def _is_auto(value: Any) -> bool:
+    return isinstance(value, Call) and value.name == "auto"
+
+
+def _units(gm: fx.GraphModule, context: Context) -> list[Unit]:
+    by_site: dict[str, tuple[Write, list[str]]] = {}
+    for parameter in context.parameters:
+        write = context.attribute(context.owner(parameter), "place")
+        if write is not None and _is_auto(write.value):
+            by_site.setdefault(write.site, (write, []))[1].append(parameter)
+    caches = _cache_bytes(gm, context)
+    units = []
+    for site, (write, parameters) in by_site.items():
+        sizes = [(name, _bytes(name, context)) for name in parameters]
+        cache = sum(size for name, size in caches.items() if name == site or name.startswith(f"{site}."))
+        read = sum(size * share_read(context.shapes[name], context.config) for name, size in sizes)
+        units.append(Unit(site, write, sum(size for _, size in sizes) + cache, read + cache))
+    return units
+
+
+def _room(free: int | None) -> float:
+    """Bytes left, without an end on a device whose memory nobody stated."""
+    return float("inf") if free is None else free
+
+
+def share_read(shape: tuple[int, ...], config: Any) -> float:
+    """Share of a parameter that one token reads: k of E for stacked experts, else all of it."""
+    names = ("num_local_experts", "num_experts", "n_routed_experts")
+    experts = next((int(getattr(config, name)) for name in names if getattr(config, name, None)), 0)
+    used = int(getattr(config, "num_experts_per_tok", 0) or 0)
+    return used / experts if experts and used and len(shape) == 3 and shape[0] == experts else 1.0
+
+
+def _bytes(parameter: str, context: Context) -> int:
+    shape = context.shapes[parameter]
+    wanted = parameter_format(parameter, context) if len(shape) > 1 else source_format(parameter, context)
+    return nbytes(wanted if not shape[-1] % FORMATS[wanted].block_elements else "f32", shape)
+
+
+def _cache_bytes(gm: fx.GraphModule, context: Context) -> dict[str, int]:
+    """Bytes of KV cache by the attention module that writes it."""
+    specs = {spec.key: spec for spec in context.captured.caches}
+    found: dict[str, int] = {}
+    for node in gm.graph.nodes:
+        for source in node.all_input_nodes if node.op == "call_function" else ():
+            spec = specs.get(str(source.target))
+            if spec is not None:
+                site = str(node.meta.get("site", ""))
+                choice = cache_of(site, context)
+                blocks = -(-choice.tokens // context.block_size)
+                size = blocks * context.block_size * spec.heads * (spec.key_dim + spec.value_dim)
+                found[site] = size * choice.dtype.itemsize
+    return found
+
+
+def _free(gm: fx.GraphModule, context: Context) -> dict[str, int | None]:
+    """Bytes left on every device after what rules placed there, and an allowance for activations."""
+    inside = [name for name in context.parameters if context.sites[context.owner(name)].layer is not None]
+    shapes = [context.shapes[name] for name in inside or context.parameters]
+    width = max((max(shape[-2:]) for shape in shapes if len(shape) > 1), default=0)
+    allowance = LIVE * context.chunk * width * context.dtype.itemsize
+    free: dict[str, int | None] = {}
+    for name, device in context.devices.items():
+        free[name] = None if device.memory is None else device.memory - device.reserve - allowance
+    taken = [(context.owner(name), _bytes(name, context)) for name in context.parameters]
+    taken += list(_cache_bytes(gm, context).items())
+    for site, size in taken:
+        write = context.attribute(site, "place")
+        if write is not None and isinstance(write.value, DeviceRef):
+            left = free.get(str(write.value))
+            if left is not None:
+                free[str(write.value)] = left - size
+    return free
