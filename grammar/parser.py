@@ -8,8 +8,8 @@ from ktc.grammar import lalr, tree
 from ktc.grammar.build import Builder, NumberError
 from ktc.grammar.diagnostics import Diagnostic, KtError, Label
 from ktc.grammar.source import Source
-from ktc.grammar.syntax_errors import ITEMS, diagnose
 
+ITEMS = ("model", "device", "param", "let", "phase", "include", "import", "rule", "rewrite", "assert")
 _SCAN = re.compile(r'#[^\n]*|re"[^"\n]*"|"[^"\n]*"|[{}]|[A-Za-z_]\w*')
 _COLUMN_ONE = re.compile(r"\w+[ \t]+\"?\w")
 
@@ -44,6 +44,8 @@ def _attempt(source: Source, start: str, begin: int, stop: int | None) -> tuple[
     try:
         value = lalr.parse(source.text, start, builder, begin, stop)
     except lalr.ParseError as error:
+        from ktc.grammar.syntax_errors import diagnose  # most texts have none: do not wait for it
+
         return None, [diagnose(source, error, begin, limit)]
     except lalr.DepthError as error:
         span = source.span(error.start, min(error.start + 1, limit))

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from ktc.grammar.diagnostics import Diagnostic, Fix, Label
 from ktc.grammar.lalr import ParseError, load_tables
 from ktc.grammar.lexer import END
+from ktc.grammar.parser import ITEMS
 from ktc.grammar.source import Source
 from ktc.grammar.suggest import closest
 
-ITEMS = ("model", "device", "param", "let", "phase", "include", "import", "rule", "rewrite", "assert")
 CLAUSES = ("match", "where", "place", "quant", "kernel", "cache", "on", "expect", "pattern", "replace")
 CLASSES = {
     "NAME": "a name",

@@ -14,7 +14,6 @@ from ktc.grammar.checking.declarations import (
     check_param,
     check_phase,
 )
-from ktc.grammar.checking.rewrites import check_rewrite
 from ktc.grammar.checking.scope import Scope
 from ktc.grammar.checking.site_rules import check_rule
 from ktc.grammar.checking.types import Typer
@@ -56,6 +55,8 @@ def check_program(
         elif isinstance(item, tree.Rule):
             check_rule(scope, item, names)
         elif isinstance(item, tree.Rewrite):
+            from ktc.grammar.checking.rewrites import check_rewrite  # many programs have none
+
             check_rewrite(scope, item, names)
         elif isinstance(item, tree.Assert):
             Typer(scope, ASSERT).check(item.condition, "bool", "an asserted condition")

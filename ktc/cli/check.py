@@ -25,7 +25,6 @@ def main_check(argv: Sequence[str]) -> int:
         print(f"ktc check: {error}", file=sys.stderr)
         return 2
     from ktc.grammar.loading import check
-    from ktc.grammar.render import print_diagnostics, to_json
 
     failed = False
     report = []
@@ -33,8 +32,12 @@ def main_check(argv: Sequence[str]) -> int:
         result = check(file, params=params, text=False)
         failed = failed or bool(result.errors)
         if arguments.json:
+            from ktc.grammar.render import to_json
+
             report.append({"file": file, "diagnostics": [to_json(d) for d in result.diagnostics]})
-        else:
+        elif result.diagnostics:
+            from ktc.grammar.render import print_diagnostics
+
             print_diagnostics(result.diagnostics, result.sources)
     if arguments.json:
         json.dump({"ok": not failed, "files": report}, sys.stdout, indent=2)

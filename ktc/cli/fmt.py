@@ -31,7 +31,6 @@ def main_fmt(argv: Sequence[str]) -> int:
 def _format_file(file: str, check: bool, stdout: bool) -> int:
     from ktc.grammar.diagnostics import KtError
     from ktc.grammar.format import format_text
-    from ktc.grammar.render import print_diagnostics
 
     try:
         text = _read(file)
@@ -41,6 +40,8 @@ def _format_file(file: str, check: bool, stdout: bool) -> int:
     try:
         formatted = format_text(text, file)
     except KtError as error:
+        from ktc.grammar.render import print_diagnostics
+
         print_diagnostics(error.diagnostics, error.sources)
         return 1
     if check:

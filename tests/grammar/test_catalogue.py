@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
-import ktc.grammar
 import pytest
 from ktc.grammar import check
 from ktc.grammar.catalogue import codes, explanation
@@ -37,10 +37,15 @@ def test_the_wrong_example_is_wrong_for_this_reason_and_the_right_one_right(code
     assert {d.code for d in right.diagnostics} <= {"KT190"} - {code}
 
 
-def test_every_code_in_the_sources_has_a_page() -> None:
-    folder = Path(ktc.grammar.__file__).parent
+@pytest.mark.parametrize("package", ["grammar", "passes", "backends", "cli", "runtime", "weights"])
+def test_every_code_in_the_sources_has_a_page(package: str) -> None:
+    spec = find_spec(f"ktc.{package}")
+    assert spec is not None and spec.submodule_search_locations
     used = {
-        code for path in folder.rglob("*.py") for code in re.findall(r'"(KT\d{3})"', path.read_text("utf-8"))
+        code
+        for folder in spec.submodule_search_locations
+        for path in Path(folder).rglob("*.py")
+        for code in re.findall(r'"(KT\d{3})"', path.read_text("utf-8"))
     }
     assert used <= codes().keys()
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from hypothesis import HealthCheck, given, settings
-from programs import programs, selectors
-
 from ktc.grammar import check
 from ktc.grammar.catalogue import codes
 from ktc.grammar.evaluate import EvaluationError
 from ktc.grammar.render import render
 from ktc.grammar.selectors import compile_selector, explain, range_problems
 from ktc.grammar.sites import Site
+from programs import programs, selectors
 
 CODES = codes()
 SITES = [

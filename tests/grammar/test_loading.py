@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ktc.grammar import KtError, as_rules, check, load, tree
 from ktc.grammar.loading import is_text, std_files
-from ktc.grammar.values import DeviceGroup, DeviceRef
+from ktc.grammar.values import DeviceGroup, DeviceRef, Symbol
 
 
 def test_a_program_in_full() -> None:
@@ -146,3 +146,11 @@ def test_rewrites_of_libraries_may_fire_never() -> None:
     for name in std_files():
         for rewrite in load(f'include "{name}"\n').rewrites:
             assert rewrite.expect == tree.Expect(rewrite.span, True, None)
+
+
+def test_a_parameter_may_be_the_name_of_a_format() -> None:
+    text = "param weights: name = q4_k\nrule a { match ** quant weights }\n"
+    assert load(text).params["weights"].value == Symbol("q4_k")
+    assert load(text, params={"weights": "q8_0"}).params["weights"].value == Symbol("q8_0")
+    with pytest.raises(KtError, match="KT604"):
+        load(text, params={"weights": "q9"})
