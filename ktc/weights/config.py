@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ktc.errors import UnsupportedModelError
+from ktc.weights.config_deepseek import deepseek2, glm4_moe_fields
 from ktc.weights.config_moe import mixtral_fields, qwen2_moe_fields, qwen3_moe_fields
 from ktc.weights.gguf_metadata import Metadata, ValueType
 from ktc.weights.hyper import MAX_HEADS, Hyper, special_tokens
@@ -137,6 +138,10 @@ def _qwen3_moe(hyper: Hyper) -> tuple[str, str, dict[str, Any]]:
     return "qwen3_moe", "Qwen3MoeForCausalLM", qwen3_moe_fields(hyper, dense(hyper))
 
 
+def _glm4_moe(hyper: Hyper) -> tuple[str, str, dict[str, Any]]:
+    return "glm4_moe", "Glm4MoeForCausalLM", glm4_moe_fields(hyper, common(hyper))
+
+
 def _gemma3(hyper: Hyper) -> tuple[str, str, dict[str, Any]]:
     fields = common(hyper)
     size, heads, layers = fields["head_dim"], fields["num_attention_heads"], fields["num_hidden_layers"]
@@ -183,4 +188,6 @@ _BUILDERS: Mapping[str, Callable[[Hyper], tuple[str, str, dict[str, Any]]]] = {
     "gemma3": _gemma3,
     "qwen2moe": _qwen2_moe,
     "qwen3moe": _qwen3_moe,
+    "deepseek2": deepseek2,
+    "glm4moe": _glm4_moe,
 }

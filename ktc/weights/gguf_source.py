@@ -99,6 +99,10 @@ class GgufSource(WeightSource):
         found = Collector(self._headers)
         for parameter, shape in parameters.items():
             source = names.source_of(parameter, architecture, int(config.num_hidden_layers))
+            obstacle = names.obstacle(parameter, architecture, self._headers)
+            if obstacle is not None:
+                found.problems.append(obstacle)
+                continue
             if source is None:
                 found.missing[parameter] = ()
             else:

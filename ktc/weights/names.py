@@ -9,14 +9,14 @@ llama.cpp's converter did.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
 import gguf
 
-from ktc.errors import UnsupportedModelError
+from ktc.errors import UnsupportedFormatError, UnsupportedModelError
 from ktc.weights.recipe import AddConstant, InterleaveHalves, Transform
 
 GGUF_ARCHITECTURES: Mapping[str, gguf.MODEL_ARCH] = MappingProxyType(
@@ -97,6 +97,36 @@ def source_of(parameter: str, architecture: str, layers: int) -> Source | None:
             return Source(pieces, axis=1 if len(pieces) > 1 else 0)
     name = _name_map(architecture, layers).get_name(parameter, try_suffixes=(".weight", ".bias"))
     return Source(((name,),)) if name is not None else None
+
+
+_LATENT = re.compile(r"model\.layers\.(?P<layer>\d+)\.self_attn\.kv_b_proj\.weight")
+
+
+def obstacle(parameter: str, architecture: str, tensors: Container[str]) -> UnsupportedFormatError | None:
+    """Why a parameter cannot be made although its tensors are there; None when nothing is known against it.
+
+    Args:
+        parameter: the name in the Hugging Face model. architecture: `general.architecture`.
+        tensors: the names in the file.
+    """
+    if architecture == "gpt-oss" and ".mlp.experts." in parameter:
+        return UnsupportedFormatError(
+            f"parameter {parameter!r}: GPT-OSS keeps gate and up interleaved and transposed in Hugging Face's model, "
+            "which cannot be made from GGUF's packed rows",
+            tensor=parameter,
+            hint="GPT-OSS comes with a later issue",
+        )
+    match = _LATENT.fullmatch(parameter) if architecture == "deepseek2" else None
+    if match is None or f"blk.{match['layer']}.attn_kv_b.weight" in tensors:
+        return None
+    if f"blk.{match['layer']}.attn_k_b.weight" not in tensors:
+        return None
+    return UnsupportedFormatError(
+        f"parameter {parameter!r}: the file holds it as attn_k_b (transposed) and attn_v_b, from which packed "
+        "rows of the original cannot be made",
+        tensor=parameter,
+        hint="absorbed latent attention comes with a later issue; take a GGUF that has attn_kv_b",
+    )
 
 
 _Q_OR_K = re.compile(r"blk\.\d+\.attn_(?P<which>[qk])\.(?:weight|bias)")

@@ -37,8 +37,12 @@ def rope_parameters(hyper: Hyper, head_dim: int, *, base_name: str = "rope.freq_
     return {"rope_theta": base, **scaling_parameters(hyper)}
 
 
-def scaling_parameters(hyper: Hyper) -> dict[str, Any]:
-    """`rope_type` and its settings from the `rope.scaling.*` keys."""
+def scaling_parameters(hyper: Hyper, *, log_multiplier: bool = False) -> dict[str, Any]:
+    """`rope_type` and its settings from the `rope.scaling.*` keys.
+
+    Args:
+        log_multiplier: whether the caller handles `yarn_log_multiplier`; otherwise it is refused.
+    """
     if hyper.has("rope.scale_linear"):  # what llama.cpp wrote before it had scaling types
         factor = hyper.positive("rope.scale_linear")
         return {"rope_type": "linear", "factor": factor} if factor != 1.0 else {"rope_type": "default"}
@@ -58,6 +62,8 @@ def scaling_parameters(hyper: Hyper) -> dict[str, Any]:
         raise hyper.unsupported("rope.scaling.yarn_attn_factor", "other values than 1 are not supported")
     if hyper.number("rope.scaling.yarn_ext_factor", 1.0) != 1.0:
         raise hyper.unsupported("rope.scaling.yarn_ext_factor", "other values than 1 are not supported")
+    if not log_multiplier and hyper.number("rope.scaling.yarn_log_multiplier", 0.0) != 0:
+        raise hyper.unsupported("rope.scaling.yarn_log_multiplier", "is known for DeepSeek only")
     context = hyper.integer("context_length")
     return {
         "rope_type": "yarn",

@@ -19,6 +19,9 @@ _ARCHITECTURES = {
     "qwen2_moe": "qwen2moe",
     "qwen3_moe": "qwen3moe",
     "gemma3_text": "gemma3",
+    "deepseek_v2": "deepseek2",
+    "deepseek_v3": "deepseek2",
+    "glm4_moe": "glm4moe",
 }
 _TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 _LAYER = {
@@ -38,6 +41,15 @@ _LAYER = {
     "mlp.shared_expert.up_proj": "ffn_up_shexp",
     "mlp.shared_expert.down_proj": "ffn_down_shexp",
     "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+    "mlp.shared_experts.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_experts.up_proj": "ffn_up_shexp",
+    "mlp.shared_experts.down_proj": "ffn_down_shexp",
+    "self_attn.q_a_proj": "attn_q_a",
+    "self_attn.q_a_layernorm": "attn_q_a_norm",
+    "self_attn.q_b_proj": "attn_q_b",
+    "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
+    "self_attn.kv_a_layernorm": "attn_kv_a_norm",
+    "self_attn.kv_b_proj": "attn_kv_b",
 }
 _GEMMA_LAYER = {
     **_LAYER,
@@ -45,6 +57,7 @@ _GEMMA_LAYER = {
     "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
 }
+_GLM_LAYER = {**_LAYER, "post_attention_layernorm": "post_attention_norm"}
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] "
     "+ '<|im_end|>' + '\\n' }}{% endfor %}"
@@ -63,16 +76,18 @@ def write_gguf(
     tokenizer: bool = True,
     formats: Mapping[str, str] | None = None,
     split: int = 1,
+    rename: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes every parameter under its GGUF name, with the converter's transformations, and the metadata.
 
     Args:
-        model: llama, qwen2, qwen3, gemma3_text, mixtral, qwen2_moe or qwen3_moe with real tensors.
+        model: of one of the architectures of `tiny_models`, with real tensors.
         path: the file; with `split` above 1 the parts NAME-00001-of-0000N.gguf appear beside it.
         format: of the matrices; vectors stay f32.
         tokenizer: whether to add a byte-level BPE vocabulary (the model needs at least 512 tokens).
         formats: other formats for tensors whose GGUF name contains a key: {"attn_v": "q6_k"}.
         split: number of parts.
+        rename: replacements in tensor names, for files that lack a tensor or have another.
 
     Returns: the file, or the first part.
     """
@@ -80,6 +95,8 @@ def write_gguf(
     config = model.config
     architecture = _ARCHITECTURES[config.model_type]
     tensors = gguf_tensors(model)
+    for old, new in (rename or {}).items():
+        tensors = {name.replace(old, new): values for name, values in tensors.items()}
     parts = [path]
     if split > 1:
         parts = [path.with_name(f"{path.stem}-{i:05d}-of-{split:05d}.gguf") for i in range(1, split + 1)]
@@ -124,13 +141,15 @@ def gguf_tensors(model: PreTrainedModel) -> dict[str, Floats]:
 
 
 def _gguf_name(name: str, model_type: str) -> str:
+    if name.endswith("e_score_correction_bias"):
+        return f"blk.{name.split('.')[2]}.exp_probs_b.bias"
     if name.endswith("mlp.experts.down_proj"):
         return f"blk.{name.split('.')[2]}.ffn_down_exps.weight"
     stem, _, suffix = name.rpartition(".")
     if stem in _TOP:
         return f"{_TOP[stem]}.{suffix}"
     _, _, layer, rest = stem.split(".", 3)
-    table = _GEMMA_LAYER if model_type == "gemma3_text" else _LAYER
+    table = {"gemma3_text": _GEMMA_LAYER, "glm4_moe": _GLM_LAYER}.get(model_type, _LAYER)
     return f"blk.{layer}.{table[rest]}.{suffix}"
 
 
@@ -180,7 +199,9 @@ def _add_metadata(writer: gguf.GGUFWriter, architecture: str, model: PreTrainedM
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_vocab_size(config.vocab_size)
-    if getattr(config, "head_dim", None):
+    if architecture == "deepseek2":
+        _add_latent_attention(writer, config)
+    elif getattr(config, "head_dim", None):
         writer.add_key_length(config.head_dim)
         writer.add_value_length(config.head_dim)
     rope = config.rope_parameters
@@ -193,7 +214,15 @@ def _add_metadata(writer: gguf.GGUFWriter, architecture: str, model: PreTrainedM
         writer.add_rope_scaling_factor(rope["factor"])
         if rope["rope_type"] == "yarn":
             writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
-    experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
+            if rope.get("mscale_all_dim"):
+                writer.add_rope_scaling_yarn_log_mul(0.1 * rope["mscale_all_dim"])
+    if config.model_type in ("deepseek_v2", "deepseek_v3", "glm4_moe"):
+        _add_routing(writer, config)
+    experts = (
+        None
+        if hasattr(config, "n_routed_experts")
+        else getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
+    )
     if experts:
         writer.add_expert_count(experts)
         writer.add_expert_used_count(config.num_experts_per_tok)
@@ -208,6 +237,37 @@ def _add_metadata(writer: gguf.GGUFWriter, architecture: str, model: PreTrainedM
     ):
         if isinstance(role, int):
             add(role)
+
+
+def _add_latent_attention(writer: gguf.GGUFWriter, config: Any) -> None:
+    if config.q_lora_rank is not None:
+        writer.add_q_lora_rank(config.q_lora_rank)
+    writer.add_kv_lora_rank(config.kv_lora_rank)
+    writer.add_key_length(config.kv_lora_rank + config.qk_rope_head_dim)
+    writer.add_value_length(config.kv_lora_rank)
+    writer.add_key_length_mla(config.qk_nope_head_dim + config.qk_rope_head_dim)
+    writer.add_value_length_mla(config.v_head_dim)
+    writer.add_rope_dimension_count(config.qk_rope_head_dim)
+
+
+def _add_routing(writer: gguf.GGUFWriter, config: Any) -> None:
+    sigmoid = config.model_type != "deepseek_v2"
+    writer.add_expert_count(config.n_routed_experts)
+    writer.add_expert_used_count(config.num_experts_per_tok)
+    writer.add_expert_shared_count(config.n_shared_experts)
+    writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    writer.add_leading_dense_block_count(config.first_k_dense_replace)
+    writer.add_expert_weights_scale(config.routed_scaling_factor)
+    writer.add_expert_weights_norm(config.norm_topk_prob)
+    writer.add_expert_gating_func(
+        gguf.ExpertGatingFuncType.SIGMOID if sigmoid else gguf.ExpertGatingFuncType.SOFTMAX
+    )
+    writer.add_expert_group_count(config.n_group)
+    writer.add_expert_group_used_count(config.topk_group)
+    if config.model_type == "glm4_moe":
+        writer.add_rope_dimension_count(
+            int(config.head_dim * config.rope_parameters["partial_rotary_factor"])
+        )
 
 
 def byte_alphabet() -> list[str]:

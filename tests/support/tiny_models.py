@@ -24,6 +24,34 @@ _BASE: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 _EXPERTS: dict[str, Any] = {"moe_intermediate_size": 256, "num_experts": 4, "num_experts_per_tok": 2}
+_ROUTED: dict[str, Any] = {
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 256,
+    "first_k_dense_replace": 1,
+    "n_group": 4,
+    "topk_group": 2,
+    "routed_scaling_factor": 2.5,
+}
+_LATENT: dict[str, Any] = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 128,
+    "kv_lora_rank": 64,
+    "qk_rope_head_dim": 32,
+    "qk_nope_head_dim": 64,
+    "v_head_dim": 64,
+    "rope_parameters": {
+        "rope_type": "yarn",
+        "rope_theta": 1e4,
+        "factor": 4.0,
+        "original_max_position_embeddings": 128,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "mscale": 0.707,
+        "mscale_all_dim": 0.707,
+    },
+}
 _ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": {"head_dim": 64},
     "qwen2": {},
@@ -42,6 +70,9 @@ _ARCHITECTURES: dict[str, dict[str, Any]] = {
     },
     "mixtral": {"head_dim": 64, "num_local_experts": 4, "num_experts_per_tok": 2},
     "qwen2_moe": {**_EXPERTS, "shared_expert_intermediate_size": 512, "norm_topk_prob": False},
+    "deepseek_v2": {**_ROUTED, **_LATENT, "topk_method": "group_limited_greedy", "norm_topk_prob": False},
+    "deepseek_v3": {**_ROUTED, **_LATENT, "norm_topk_prob": True},
+    "glm4_moe": {**_ROUTED, "head_dim": 64, "use_qk_norm": True, "attention_bias": True},
     "qwen3_moe": {**_EXPERTS, "head_dim": 128, "norm_topk_prob": True},
 }
 
@@ -50,8 +81,7 @@ def tiny_model(architecture: str, *, seed: int = 0, **changes: Any) -> PreTraine
     """A float32 model in eval mode.
 
     Args:
-        architecture: a transformers model type: llama, qwen2, qwen3, gemma3_text, mixtral, qwen2_moe,
-            qwen3_moe.
+        architecture: a transformers model type, a key of the table above.
         seed: of the random weights. changes: configuration fields other than the small defaults.
     """
     fields = {**_BASE, **_ARCHITECTURES[architecture], **changes}
@@ -59,6 +89,9 @@ def tiny_model(architecture: str, *, seed: int = 0, **changes: Any) -> PreTraine
     generator = torch.Generator().manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
     with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.dim() == 1:
