@@ -313,14 +313,17 @@ _METHODS: Mapping[type, Callable[[_Evaluator, Any], Any]] = {
 
 def names_used(node: object) -> set[str]:
     """The first parts of all names that an expression reads, functions included."""
-    if isinstance(node, tree.Name):
-        return {node.id.split(".")[0]}
-    if isinstance(node, tuple):
-        return {name for part in node for name in names_used(part)}
-    if not isinstance(node, tree.Node):
-        return set()
-    fields = (getattr(node, name) for name in node.__dataclass_fields__)
-    return {name for field in fields for name in names_used(field)}
+    found: set[str] = set()
+    left = [node]
+    while left:
+        part = left.pop()
+        if isinstance(part, tree.Name):
+            found.add(part.id.split(".")[0])
+        elif isinstance(part, tuple):
+            left += part
+        elif isinstance(part, tree.Node):
+            left += (getattr(part, name) for name in part.__dataclass_fields__)
+    return found
 
 
 def count_range(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
-from ktc.grammar import parse, tree
+from ktc.grammar import check, parse, tree
+from ktc.grammar.evaluate import EvaluationError, evaluate, names_used
+from ktc.grammar.format import format_text
 from ktc.grammar.parser import parse_expression
 
 
@@ -118,3 +122,28 @@ def test_an_error_never_names_a_terminal_of_the_grammar() -> None:
         (problem, *_) = parse(text)[1]
         words = problem.message + "".join(label.text for label in problem.labels)
         assert "ANON" not in words and "_RANGE" not in words and "LSQB" not in words
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "not " * 190 + "true",
+        "-" * 190 + "1 < 2",
+        "[" * 190 + "]" * 190 + " == 1",
+        "min(" * 95 + "1" + ")" * 95 + " < 2",
+        " + ".join(["layer"] * 190) + " < 2",
+        "x[" * 190 + "0" + "]" * 190 + " < 2",
+    ],
+)
+def test_the_deepest_tree_that_is_read_can_be_walked(condition: str) -> None:
+    text = f"rule r {{ match ** where {condition} quant none }}"
+    file, problems = parse(text)
+    assert not problems
+    result = check(text, text=True)
+    assert all(diagnostic.code in ("KT102", "KT105") for diagnostic in result.diagnostics)
+    assert parse(format_text(text))[0] == file
+    rule = file.items[0]
+    assert isinstance(rule, tree.Rule)
+    assert repr(rule) and hash(rule) == hash(rule) and names_used(rule.where) <= {"layer", "x", "min"}
+    with contextlib.suppress(EvaluationError):
+        evaluate(rule.where, {"layer": 1, "min": min})  # type: ignore[arg-type]
