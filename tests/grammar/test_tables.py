@@ -6,9 +6,10 @@ import json
 import re
 from pathlib import Path
 
-from ktc.grammar import generate
+from ktc.grammar import generate, parse
 from ktc.grammar.build import Builder
 from ktc.grammar.lalr import load_tables
+from ktc.grammar.loading import std_files
 
 
 def test_the_grammar_is_strictly_lalr_and_its_terminals_do_not_collide() -> None:
@@ -38,3 +39,12 @@ def test_the_editor_grammar_has_the_keywords_of_the_language() -> None:
         for word in re.findall(r"[a-z]+", re.search(r"\)\((.*?)\)\(", entry["match"])[1])
     }
     assert words == set(load_tables().lexer.words)
+
+
+def test_lark_itself_reads_the_libraries_as_the_shipped_parser_does() -> None:
+    lark = generate.build_lark()
+    for name in std_files():
+        text = (generate.GRAMMAR.parent / name).read_text("utf-8")
+        file, problems = parse(text)
+        assert not problems
+        assert len(lark.parse(text, start="start").children) == len(file.items)
