@@ -1,4 +1,4 @@
-"""Runs a test at every instruction-set level of the machine."""
+"""Fixtures for the CPU kernels: every instruction-set level of the machine, numbers of threads."""
 
 from __future__ import annotations
 
@@ -6,8 +6,18 @@ from collections.abc import Iterator
 
 import ktc.backends.cpu  # noqa: F401  registers the ops
 import pytest
+import torch
 
 from ktc import _cpu
+
+
+@pytest.fixture(autouse=True)
+def single_torch_thread() -> Iterator[None]:
+    """References run on one thread of torch: its barriers are slow beside the pool of the kernels."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(params=_cpu.isa_levels())
