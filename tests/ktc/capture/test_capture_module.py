@@ -229,3 +229,13 @@ def test_the_model_is_left_as_it_was(bert: BertModel) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in bert.state_dict().items())
     assert [parameter.requires_grad for parameter in bert.parameters()] == flags
     assert "forward" not in vars(bert)
+
+
+def test_a_size_may_be_computed_before_anything_else() -> None:
+    class Counting(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.arange(x.shape[0] * 2 + 1) + x.sum()
+
+    model = Counting()
+    graph = materialise(capture_module(model, {"x": torch.ones(4)}, {"x": {0: "n"}}), {})
+    torch.testing.assert_close(graph(torch.ones(7))[0], model(torch.ones(7)))
