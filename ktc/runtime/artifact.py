@@ -52,7 +52,12 @@ class Artifact:
             return None
         from transformers import AutoTokenizer
 
-        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        try:
+            found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # the tokenizers library raises plain Exception
+            raise ArtifactError(f"{folder}: {error}", hint="compile again") from error
         return found
 
 
@@ -105,6 +110,7 @@ def load(folder: Path) -> Artifact:
     Raises:
         ArtifactError: it is damaged, or of another format.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
     from transformers import AutoConfig
 
@@ -114,20 +120,23 @@ def load(folder: Path) -> Artifact:
     if manifest.get("format") != FORMAT:
         text = f"{folder} has artifact format {manifest.get('format')!r}, and this ktc reads {FORMAT}"
         raise ArtifactError(text, hint="compile again")
-    wanted = manifest.get("hardware", {}).get("isa")
-    _check_isa(wanted, folder)
+    for key in ("hardware", "source", "rules", "versions"):
+        if not isinstance(manifest.get(key), dict):
+            raise ArtifactError(f"{folder / 'manifest.json'} has no {key!r}", hint="compile again")
+    _check_isa(manifest["hardware"].get("isa"), folder)
     try:
         buffers: dict[str, Any] = dict(load_file(folder / "buffers.safetensors"))
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ArtifactError(f"{folder}: {error}") from error
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        events = EventStream.read(folder / "events.jsonl")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise ArtifactError(f"{folder}: {error}", hint="compile again") from error
     placement = Placement.from_json(plan, buffers, config)
     for name, home in placement.devices.items():
         if home.startswith("cuda") and not torch.cuda.is_available():
             raise ArtifactError(
                 f"{folder} places weights on {name} ({home}), which is not here", hint="compile again"
             )
-    return Artifact(folder, manifest, placement, EventStream.read(folder / "events.jsonl"))
+    return Artifact(folder, manifest, placement, events)
 
 
 def check_source(artifact: Artifact, source: WeightSource) -> None:
@@ -150,8 +159,8 @@ def _check_isa(wanted: str | None, folder: Path) -> None:
 def _json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: {error}", hint="compile again") from error
     if not isinstance(data, dict):
         raise ArtifactError(f"{path} is no JSON object")
     return data

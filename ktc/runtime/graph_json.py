@@ -1,14 +1,17 @@
 """Graphs as JSON: how an artifact keeps what to run without pickle and without code that loading would
 execute.
 
-Targets are names that must resolve to an op of torch or ktc, a function of `operator`, `math` or torch's
-public namespaces, or a method of `torch.Tensor`. Anything else is refused, when writing and when reading.
+Targets are names that must resolve to an op of torch or ktc, a function of `operator`, `math` or torch that
+computes, or a method of `torch.Tensor`; attributes are read from a fixed list; names that fx writes into the code
+it generates must be identifiers. Anything else is refused, when writing and when reading: a graph cannot open a
+file, look inside Python's objects or bring code of its own.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import keyword
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,9 +23,14 @@ from ktc.errors import ArtifactError
 MODULES = ("operator", "math", "torch", "torch.nn.functional", "torch._C._nn")
 NAMESPACES = ("kt", "kt_cpu", "aten")
 META = ("site", "device", "kernel", "segment")
-REFUSED = frozenset(
-    {"load", "save", "compile", "set_default_device", "set_default_dtype", "attrgetter", "methodcaller"}
-)
+ATTRIBUTES = frozenset({"shape", "dtype", "device", "ndim", "T", "mT", "H", "mH", "real", "imag", "itemsize"})
+"""What `getattr` may read of a tensor."""
+REFUSED = frozenset({"load", "save", "from_file", "call", "attrgetter", "methodcaller", "itemgetter"})
+"""Ops and functions that reach outside the tensors, or call what they are given."""
+REFUSED_METHODS = frozenset({
+    "tofile", "apply_", "map_", "map2_", "set_", "share_memory_", "module_load", "backward", "register_hook",
+    "register_post_accumulate_grad_hook", "reinforce", "storage", "untyped_storage", "numpy", "data_ptr",
+})  # fmt: skip
 
 
 def to_json(graph: fx.Graph) -> list[dict[str, Any]]:
@@ -36,6 +44,9 @@ def to_json(graph: fx.Graph) -> list[dict[str, Any]]:
             raise ArtifactError(f"node {node.name} calls module {node.target}, which an artifact cannot hold")
         else:
             record["target"] = str(node.target)
+            if node.op == "call_method":
+                _check_method(record["target"])
+        _check_getattr(node.target, node.args)
         record["args"] = _encode(node.args, node)
         record["kwargs"] = {key: _encode(value, node) for key, value in node.kwargs.items()}
         record["meta"] = {key: node.meta[key] for key in META if node.meta.get(key) is not None}
@@ -58,14 +69,19 @@ def from_json(records: object) -> fx.Graph:
                 continue
             if op not in ("placeholder", "get_attr", "call_function", "call_method"):
                 raise ArtifactError(f"node {name!r} has the unknown kind {op!r}")
+            for word in (name, *kwargs, *([target] if op == "placeholder" else [])):
+                _check_identifier(word)
             if op == "call_function":
                 target = _function(target)
-            elif op == "call_method" and not callable(getattr(torch.Tensor, target, None)):
-                raise ArtifactError(f"torch.Tensor has no method {target!r}")
+                _check_getattr(target, args)
+            elif op == "call_method":
+                _check_method(target)
+            elif op == "placeholder" and (args or kwargs):
+                raise ArtifactError(f"the input {name!r} has a default value")
             node = graph.create_node(op, target, tuple(args), kwargs, name=name)
             node.meta.update(record.get("meta", {}))
             nodes[name] = node
-        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError, RuntimeError) as error:
             raise ArtifactError(
                 f"node {record!r:.120} of the artifact's graph cannot be read: {error}"
             ) from error
@@ -97,17 +113,45 @@ def _function(name: str) -> Any:
     kind, _, rest = name.partition(":")
     if kind == "op":
         namespace, op, overload = rest.split(".")
-        if namespace in NAMESPACES:
-            return getattr(getattr(getattr(torch.ops, namespace), op), overload)
+        if namespace in NAMESPACES and op not in REFUSED:
+            found = getattr(getattr(getattr(torch.ops, namespace), op), overload)
+            if isinstance(found, OpOverload):
+                return found
     elif kind == "fn":
         module, _, function = rest.partition(":")
         if (module, function) == ("builtins", "getattr"):
             return getattr
         if module in MODULES and function not in REFUSED and not function.startswith("_"):
             found = getattr(importlib.import_module(module), function)
-            if callable(found) and not isinstance(found, type):
+            if callable(found) and not isinstance(found, type) and _computes(module, function, found):
                 return found
     raise ArtifactError(f"{name!r} is no function that an artifact may call")
+
+
+def _computes(module: str, name: str, found: Any) -> bool:
+    """Whether a function of torch is one on tensors and sizes, not one of the package's other services."""
+    if module == "torch":
+        native = getattr(torch._C, "_VariableFunctions", None)
+        return hasattr(native, name) or name in torch.functional.__all__ or name.startswith("sym_")
+    if module == "torch.nn.functional":
+        return getattr(found, "__module__", None) in ("torch.nn.functional", "torch._C._nn", None)
+    return True
+
+
+def _check_method(name: str) -> None:
+    if name.startswith("_") or name in REFUSED_METHODS or not callable(getattr(torch.Tensor, name, None)):
+        raise ArtifactError(f"{name!r} is no method of a tensor that an artifact may call")
+
+
+def _check_getattr(target: Any, args: Sequence[Any]) -> None:
+    if target is getattr and (len(args) != 2 or args[1] not in ATTRIBUTES):
+        raise ArtifactError(f"an artifact may not read the attribute {args[1:]!r:.60}")
+
+
+def _check_identifier(word: Any) -> None:
+    """fx writes these words into source code: anything but a name could be code."""
+    if not isinstance(word, str) or not word.isidentifier() or keyword.iskeyword(word):
+        raise ArtifactError(f"{word!r:.60} in the artifact's graph is no name")
 
 
 def _encode(value: Any, node: fx.Node) -> Any:

@@ -132,7 +132,7 @@ class Placement:
     def from_json(cls, data: Mapping[str, Any], buffers: dict[str, Any], config: Any) -> Placement:
         """Reads what `to_json` wrote. Raises ArtifactError for anything else."""
         try:
-            return cls(
+            found = cls(
                 kind=data["kind"],
                 graphs={name: from_json(records) for name, records in data["graphs"].items()},
                 phases=tuple(PhaseEntry(**phase) for phase in data["phases"]),
@@ -153,5 +153,35 @@ class Placement:
                 inputs=tuple(data["inputs"]),
                 threads=data.get("threads"),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ArtifactError(f"the plan of the artifact cannot be read: {error!r}") from error
+            found._check()
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise ArtifactError(f"the plan of the artifact cannot be read: {error!r}", hint="compile again") from error
+        return found
+
+    def _check(self) -> None:
+        """Raises ValueError when its parts do not belong together, so that loading fails before it starts."""
+        for name, home in self.devices.items():
+            torch.device(home)
+            if not isinstance(name, str):
+                raise ValueError(f"{name!r} is no name of a device")
+        used = {*(w.device for w in self.weights), *(c.device for c in self.caches), *self.buffer_devices.values()}
+        unknown = {self.io_device, *used} - self.devices.keys()
+        if unknown:
+            raise ValueError(f"it names devices that it does not declare: {sorted(unknown)}")
+        if min(self.tokens, self.block_size, self.chunk) < 1:
+            raise ValueError("a size of the KV cache or of a step is not above 0")
+        if self.kind != "language_model" or "step" not in self.graphs or "logits_index" not in self.inputs:
+            raise ValueError("it is not the plan of a language model")
+        for cache in self.caches:
+            if cache.dtype not in DTYPES or min(cache.heads, cache.key_dim, cache.value_dim) < 1:
+                raise ValueError(f"the KV cache of layer {cache.layer} has no possible type or size")
+        known = {w.name for w in self.weights} | {n for c in self.caches for n in (c.key, c.value)}
+        known |= self.buffers.keys() & self.buffer_devices.keys()
+        for name, graph in self.graphs.items():
+            if sum(node.op == "output" for node in graph.nodes) != 1:
+                raise ValueError(f"the graph {name!r} has no output")
+            missing = {str(node.target) for node in graph.nodes if node.op == "get_attr"} - known
+            if missing:
+                raise ValueError(f"the graph {name!r} reads what is not there: {sorted(missing)[:3]}")
+            if tuple(str(node.target) for node in graph.nodes if node.op == "placeholder") != self.inputs:
+                raise ValueError(f"the graph {name!r} takes other inputs than the plan says")
