@@ -3,8 +3,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
-#include <fstream>
 #include <map>
 #include <string>
 #include <thread>
@@ -17,9 +17,24 @@
 namespace ktc::runtime {
 namespace {
 
+// A small file of /proc or /sys; "" if it cannot be read. C's streams, because where a toolchain links
+// libstdc++ statically into this module, the locale facets of C++ streams mix with those of torch's libstdc++
+// and the first `file >> number` crashes.
+std::string read_text(const std::string& path) {
+  std::string text;
+  if (std::FILE* file = std::fopen(path.c_str(), "re")) {
+    char buffer[4096];
+    for (size_t count; (count = std::fread(buffer, 1, sizeof buffer, file)) > 0;) text.append(buffer, count);
+    std::fclose(file);
+  }
+  return text;
+}
+
 bool read_number(const std::string& path, long& value) {
-  std::ifstream file(path);
-  return static_cast<bool>(file >> value);
+  const std::string text = read_text(path);
+  char* end = nullptr;
+  value = std::strtol(text.c_str(), &end, 10);
+  return end != text.c_str();
 }
 
 std::vector<int> allowed_cpus() {
@@ -49,10 +64,11 @@ std::vector<int> allowed_cpus() {
 
 // Quota of one cgroup folder in CPUs, 0 for none. v2: cpu.max "quota period"; v1: two files.
 double quota_of(const std::string& folder) {
-  std::ifstream file(folder + "/cpu.max");
-  std::string quota;
+  const std::string limit = read_text(folder + "/cpu.max");
+  char quota[32];
   double period = 0;
-  if (file >> quota >> period) return quota == "max" || period <= 0 ? 0 : std::atof(quota.c_str()) / period;
+  if (std::sscanf(limit.c_str(), "%31s %lf", quota, &period) == 2)
+    return std::string(quota) == "max" || period <= 0 ? 0 : std::atof(quota) / period;
   long micros = 0, length = 0;
   if (read_number(folder + "/cpu.cfs_quota_us", micros) &&
       read_number(folder + "/cpu.cfs_period_us", length)) {
@@ -68,7 +84,8 @@ double smallest_quota(const std::string& root, std::string path) {
     const double quota = quota_of(root + path);
     if (quota > 0 && (smallest == 0 || quota < smallest)) smallest = quota;
     if (path.empty() || path == "/") return smallest;
-    path.erase(path.find_last_of('/'));
+    const size_t slash = path.find_last_of('/');
+    path.erase(slash == std::string::npos ? 0 : slash);
   }
 }
 
@@ -96,8 +113,10 @@ int cgroup_cpu_limit(int fallback) {
   const auto consider = [&](double quota) {
     if (quota > 0 && (smallest == 0 || quota < smallest)) smallest = quota;
   };
-  std::ifstream file("/proc/self/cgroup");  // lines "id:controllers:path"
-  for (std::string line; std::getline(file, line);) {
+  const std::string text = read_text("/proc/self/cgroup");  // lines "id:controllers:path"
+  for (size_t start = 0, end; start < text.size(); start = end + 1) {
+    end = std::min(text.find('\n', start), text.size());
+    const std::string line = text.substr(start, end - start);
     const size_t first = line.find(':');
     const size_t second = first == std::string::npos ? first : line.find(':', first + 1);
     if (second == std::string::npos) continue;
