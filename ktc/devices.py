@@ -60,8 +60,7 @@ def _resolve(
         device = torch.device(declared.hardware, number)
         present = torch.cuda.is_available() and number < torch.cuda.device_count()
         if not present and not planning:
-            have = torch.cuda.device_count() if torch.cuda.is_available() else 0
-            note = f"CUDA devices here: {have}; `ktc plan --no-weights` plans for hardware that is elsewhere"
+            note = "`ktc plan --no-weights` plans for hardware that is elsewhere"
             problems.append(Diagnostic("KT302", f"there is no cuda:{number} on this machine", label, (note,)))
             return None
         memory = declared.memory
