@@ -13,6 +13,8 @@ from ktc.errors import KtcError
 
 LIBRARY = torch.library.Library("kt_cpu", "DEF")  # type: ignore[no-untyped-call]
 
+_DIRECT: dict[torch._ops.OpOverload, Callable[..., Any]] = {}
+
 
 class OperandError(KtcError, ValueError):
     """An operand of a kernel with the wrong dtype, shape, device or memory layout."""
@@ -25,7 +27,17 @@ def define(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> to
     LIBRARY.impl(name, run, "CPU")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"kt_cpu::{name}", fake, lib=LIBRARY)
     overload: torch._ops.OpOverload = getattr(torch.ops.kt_cpu, name).default
+    _DIRECT[overload] = run
     return overload
+
+
+def direct(op: object) -> Callable[..., Any] | None:
+    """The function that an op of `kt_cpu` runs, or None for any other.
+
+    Called with CPU tensors outside of autograd, fake tensors and torch's modes, it does what the op does without the
+    dispatcher, which takes longer than most of these functions.
+    """
+    return _DIRECT.get(op) if isinstance(op, torch._ops.OpOverload) else None
 
 
 def arguments(node: fx.Node) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.fx as fx
+from ktc.backends.cpu.library import direct
 from ktc.backends.registry import Kernel, Weight, for_op, kernels
 from support.packed_weights import dense, make_blocks, nmse, pack
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -27,6 +28,13 @@ def test_all_kernels_are_registered() -> None:
     assert for_op("kt.linear")[0].name == "cpu.linear"
     assert known["cpu.linear"].formats == known["cpu.embedding"].formats == frozenset(FORMATS)
     assert known["cpu.linear"].layout == known["cpu.embedding"].layout == "r16"
+
+
+def test_the_function_behind_an_op_computes_the_same() -> None:
+    x, y = torch.randn(3, 20), torch.randn(3, 20)
+    run = direct(torch.ops.kt_cpu.silu_mul.default)
+    assert run is not None and torch.equal(run(x, y), torch.ops.kt_cpu.silu_mul(x, y))
+    assert direct(torch.ops.kt.silu_mul.default) is None and direct("kt_cpu.silu_mul") is None
 
 
 def test_schemas_equal_the_dialect_for_kernels_without_packed_weights() -> None:
