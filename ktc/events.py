@@ -61,7 +61,7 @@ class EventStream:
             try:
                 record = json.loads(line)
                 stage, kind, subject = (record.pop(key) for key in ("stage", "kind", "subject"))
-            except (ValueError, KeyError, AttributeError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise ArtifactError(f"{path}:{number}: not an event record ({error})") from error
             stream.emit(stage, kind, subject, **record)
         return stream

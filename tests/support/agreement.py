@@ -56,13 +56,23 @@ def logits_of(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def greedy(model: PreTrainedModel, prompt: torch.Tensor, tokens: int) -> list[int]:
     """Exactly `tokens` new tokens, stopping at none, after int64[1, n]."""
-    out = model.generate(prompt, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, eos_token_id=None, pad_token_id=0)
+    out = model.generate(
+        prompt,
+        max_new_tokens=tokens,
+        min_new_tokens=tokens,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
     return [int(i) for i in out[0, prompt.shape[1] :]]
 
 
 @torch.no_grad()
 def differences(
-    eager: PreTrainedModel, prompts: Sequence[torch.Tensor], expected: Sequence[list[int]], got: Sequence[list[int]]
+    eager: PreTrainedModel,
+    prompts: Sequence[torch.Tensor],
+    expected: Sequence[list[int]],
+    got: Sequence[list[int]],
 ) -> list[Difference]:
     """The first difference of each answer that is not the expected one."""
     found = []

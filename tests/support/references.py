@@ -50,7 +50,9 @@ class Reference:
             )
             for question in QUESTIONS
         ]
-        return [self.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"] for text in texts]
+        return [
+            self.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"] for text in texts
+        ]
 
     @cached_property
     def answers(self) -> list[list[int]]:
