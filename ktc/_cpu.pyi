@@ -134,6 +134,13 @@ def set_threads(count: int) -> None:
         ValueError: `count` is not in 1..1024.
     """
 
+def limit_threads(count: int) -> int:
+    """
+    Limits the threads that kernels called from this Python thread use; 0 for no limit.
+
+    Returns the limit before.
+    """
+
 def physical_cores() -> int:
     """Physical cores in this process's affinity mask."""
 

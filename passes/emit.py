@@ -31,7 +31,7 @@ def emit(context: Context) -> Placement:
         for spec in context.captured.caches
     )  # fmt: skip
     loaded = {weight.name for weight in weights} | {n for cache in caches for n in (cache.key, cache.value)}
-    threads = [device.threads for device in context.devices.values() if device.threads]
+    threads = [device.threads for device in context.devices.values() if device.hardware == "cpu"]
     buffers, homes = _buffers(context, loaded)
     return Placement(
         kind=context.captured.kind,
@@ -52,7 +52,7 @@ def emit(context: Context) -> Placement:
         config=context.config,
         output_spec=context.captured.output_spec,
         inputs=context.captured.inputs,
-        threads=max(threads) if threads else None,
+        threads=max((count for count in threads if count), default=None) if all(threads) else None,
     )
 
 

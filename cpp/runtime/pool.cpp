@@ -258,6 +258,12 @@ int Pool::threads() const {
   return thread_limit > 0 && thread_limit < all ? thread_limit : all;
 }
 
+int Pool::limit_threads(int threads) {
+  const int before = thread_limit;
+  thread_limit = threads > 0 ? threads : 0;
+  return before;
+}
+
 Pool::Limit::Limit(int threads) : before_(thread_limit) {
   thread_limit = threads;
 }

@@ -49,6 +49,9 @@ class Pool {
         const_cast<void*>(static_cast<const void*>(&callable)));
   }
 
+  // Sets the limit of the calling thread's loops (0: none) and returns the one before; see Limit.
+  static int limit_threads(int threads);
+
   // While it lives, the calling thread's loops use at most `threads` threads; 0 for all.
   class Limit {
    public:

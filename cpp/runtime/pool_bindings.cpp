@@ -56,6 +56,9 @@ void ktc::bind_pool(nb::module_& m) {
       nb::call_guard<nb::gil_scoped_release>(),
       "Changes the number of threads; waits for running kernels.\n\n"
       "Raises:\n    ValueError: `count` is not in 1..1024.");
+  m.def("limit_threads", &Pool::limit_threads, nb::arg("count"),
+        "Limits the threads that kernels called from this Python thread use; 0 for no limit.\n\n"
+        "Returns the limit before.");
   m.def(
       "physical_cores", [] { return static_cast<int>(runtime::physical_cores().size()); },
       "Physical cores in this process's affinity mask.");

@@ -40,7 +40,9 @@ class GraphEngine:
         self.weight_bytes = sum(tensor.nbytes for tensor in weights.values())
         self.pool = make_pool(placement)
         tensors: dict[str, Any] = {**placement.constants(), **weights, **self.pool.tensors}
-        self.programs = {name: Program(graph, tensors) for name, graph in placement.graphs.items()}
+        self.programs = {
+            name: Program(graph, tensors, placement.threads) for name, graph in placement.graphs.items()
+        }
         self._conditions = [(phase.name, condition(phase)) for phase in placement.phases]
 
     def phase_of(self, step: Step) -> str:

@@ -34,7 +34,9 @@ class PlacedModule(torch.nn.Module):
         self.placement = placement
         weights = load_weights(source, stored_weights(placement, source))
         self.weight_bytes = sum(tensor.nbytes for tensor in weights.values())
-        self._program = Program(placement.graphs["step"], {**placement.constants(), **weights})
+        self._program = Program(
+            placement.graphs["step"], {**placement.constants(), **weights}, placement.threads
+        )
         self._signature = inspect.signature(original.forward)
         self.config = getattr(original, "config", None)
 

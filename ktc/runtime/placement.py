@@ -78,6 +78,7 @@ class Placement:
             `buffer_devices` says which declared device reads each.
         tokens, block_size: size of the KV cache.
         chunk: most tokens of one prefill step.
+        threads: most threads that CPU kernels use, where every CPU device declares some; None for all.
         parameters: shape of every parameter of the model, to find it in a source.
         config: the configuration of the model, None for a module without one.
         output_spec: how a module's results are put together again.

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 import torch.fx as fx
 
+from ktc import _cpu
+
 
 class Program:
     """An executable graph.
@@ -20,12 +22,13 @@ class Program:
     Args:
         graph: the placed graph; its `get_attr` targets are names of `tensors`.
         tensors: weights, caches and buffers by name.
+        threads: most threads that CPU kernels use while it runs; None for all.
 
     Raises:
         KeyError: the graph reads a name that `tensors` lacks.
     """
 
-    def __init__(self, graph: fx.Graph, tensors: Mapping[str, Any]) -> None:
+    def __init__(self, graph: fx.Graph, tensors: Mapping[str, Any], threads: int | None = None) -> None:
         self.inputs = tuple(node.name for node in graph.nodes if node.op == "placeholder")
         flat = fx.Graph()
         root = SimpleNamespace()
@@ -56,7 +59,12 @@ class Program:
         self.source = code.src
         self._function: Callable[..., Any] = scope["forward"]
         self._root = root
+        self._threads = threads or 0
 
     def __call__(self, *inputs: torch.Tensor) -> Any:
         """Runs the graph on the values of its placeholders, in order."""
-        return self._function(self._root, *inputs)
+        before = _cpu.limit_threads(self._threads)
+        try:
+            return self._function(self._root, *inputs)
+        finally:
+            _cpu.limit_threads(before)

@@ -159,3 +159,18 @@ def test_why_a_kernel_does_not_fit(compiled, monkeypatch, kernel, reason):
     plans = {"weight": context.weights["model.layers.0.mlp.up_proj.weight"]}
     phases = frozenset({"prefill", "decode"})
     assert misfit(kernel, node, context.devices["host"], plans, phases, context) == reason
+
+
+def test_threads_of_a_device_limit_its_kernels(llama, monkeypatch):
+    from ktc import _cpu
+
+    rules = "device host = cpu (threads = 1)\nrule everything { match ** place host }\n"
+    placed = ktc.rewrite(llama, rules)
+    seen: list[int] = []
+    program = placed.engine.programs["step"]
+    inner = program._function
+    monkeypatch.setattr(program, "_function", lambda *args: (seen.append(_cpu.threads()), inner(*args))[1])
+    before = _cpu.threads()
+    with torch.no_grad():
+        placed(torch.arange(3, 9)[None])
+    assert seen == [1] and _cpu.threads() == before
