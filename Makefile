@@ -70,7 +70,7 @@ unit: models/.all ## all tests; pass PYTEST='-k name' to choose
 	$(BIN)/pytest $(PYTEST)
 
 bench: models/.all ## the benchmarks that need no GPU
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks all
 
 clean: ## remove everything made here
 	rm -rf $(VENV) build models .mypy_cache .ruff_cache .pytest_cache

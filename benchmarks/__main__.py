@@ -39,7 +39,9 @@ def main(arguments: Sequence[str]) -> int:
     failed = False
     for name in names:
         print(f"== {name}", flush=True)
-        failed |= subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], cwd=HERE.parent).returncode != 0
+        failed |= (
+            subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], cwd=HERE.parent).returncode != 0
+        )
     return 1 if failed else 0
 
 

@@ -28,7 +28,9 @@ def commit() -> str:
     """Short hash of the checkout, with `+` when sources differ from it; "unknown" outside of git."""
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         changed = git("status", "--porcelain", "--untracked-files=no")
@@ -52,7 +54,7 @@ def header(title: str, *facts: str) -> str:
         f"# {title}\n",
         f"- machine: {processor()}, {cores} cores, kernels at {_cpu.isa()}",
         f"- versions: {versions}, Python {platform.python_version()}, commit {commit()}",
-        f"- time: {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC, load average before {load()}",
+        f"- time: {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC, load average before {load()}",
         *(f"- {fact}" for fact in facts),
     ]
     return "\n".join(lines) + "\n"
@@ -67,7 +69,7 @@ def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 def save(name: str, text: str) -> Path:
     """Writes results/NAME-DATE.md, shows it, and returns its path."""
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}-{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}.md"
+    path = RESULTS / f"{name}-{datetime.datetime.now(datetime.UTC):%Y-%m-%d}.md"
     path.write_text(text, encoding="utf-8")
     print(text)
     print(f"written: {path.relative_to(ROOT)}")

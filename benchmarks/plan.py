@@ -21,7 +21,7 @@ COMMAND = "import sys; from ktc.cli import main; raise SystemExit(main(sys.argv[
 
 @dataclass(frozen=True)
 class Run:
-    """One run: wall-clock and processor seconds of the whole process, its largest resident set in GiB, what it printed."""
+    """One run: wall-clock and processor seconds of the whole process, its largest resident set, what it printed."""
 
     wall: float
     cpu: float
@@ -49,7 +49,10 @@ def run(example: str) -> Run:
 
 def main() -> int:
     """Runs the examples in turns and writes results/plan-DATE.md; 1 when DeepSeek-V3 is over its limit."""
-    text = header("Planning without weights", f"medians of {ROUNDS} runs in turns, each a fresh process with its imports")
+    text = header(
+        "Planning without weights",
+        f"medians of {ROUNDS} runs in turns, each a fresh process",
+    )
     examples = ("deepseek-v3", "qwen3-30b-a3b")
     runs: dict[str, list[Run]] = {example: [] for example in examples}
     for _ in range(ROUNDS):

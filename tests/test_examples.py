@@ -1,4 +1,4 @@
-"""The examples: each passes `ktc check` and `ktc fmt --check`; those whose model is here compile, and do what they say."""
+"""The examples: each passes `ktc check` and `ktc fmt --check`; those whose model is here compile."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from ktc.passes.plan_memory import DeviceMemory
 from support.real_models import GEMMA3, MINILM, SMOLLM2, real_model
 
 import ktc
 from ktc.cli import main
-from ktc.passes.plan_memory import DeviceMemory
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PROGRAMS = sorted(EXAMPLES.glob("*.kt"))
@@ -32,7 +32,13 @@ def test_checked_and_formatted(path: Path) -> None:
 
 
 def test_no_program_is_left_out() -> None:
-    assert {path.stem for path in PROGRAMS} == {"smollm2", "gemma3", "two-devices", "deepseek-v3", "qwen3-30b-a3b"}
+    assert {path.stem for path in PROGRAMS} == {
+        "smollm2",
+        "gemma3",
+        "two-devices",
+        "deepseek-v3",
+        "qwen3-30b-a3b",
+    }
 
 
 @pytest.mark.models
