@@ -1,7 +1,7 @@
 """A placed graph as a plain Python function: fx's generated code over flat attributes.
 
 An `nn.Module` resolves `self.model.layers.3.…` in five slow steps a weight; here each tensor is one attribute
-of a plain object. A node costs about a microsecond, and nothing is interpreted.
+of a plain object, and kernels of ours are called without torch's dispatcher between. Nothing is interpreted.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 import torch.fx as fx
 
 from ktc import _cpu
+from ktc.backends.cpu.library import direct
 
 
 class Program:
@@ -34,7 +35,6 @@ class Program:
         root = SimpleNamespace()
         names: dict[str, str] = {}
         mapping: dict[fx.Node, Any] = {}
-        modules: dict[str, torch.nn.Module] = {}
         for node in graph.nodes:
             if node.op == "output":
                 flat.output(fx.map_arg(node.args[0], lambda n: mapping[n]))
@@ -48,10 +48,11 @@ class Program:
                 copied.target = names[target]
             elif node.op == "call_module":
                 target = str(node.target)
-                modules[target] = tensors[target]
                 names.setdefault(target, f"m{len(names)}")
                 setattr(root, names[target], tensors[target])
                 copied.target = names[target]
+            elif node.op == "call_function":
+                copied.target = direct(node.target) or node.target
             mapping[node] = copied
         code = flat.python_code("self")
         scope = dict(code.globals)
@@ -62,7 +63,7 @@ class Program:
         self._threads = threads or 0
 
     def __call__(self, *inputs: torch.Tensor) -> Any:
-        """Runs the graph on the values of its placeholders, in order."""
+        """Runs the graph on the values of its placeholders, in order; call it under `torch.no_grad()`."""
         before = _cpu.limit_threads(self._threads)
         try:
             return self._function(self._root, *inputs)
