@@ -14,15 +14,9 @@
 #   device host = cpu
 #   rule everything { match ** place host }
 #   rule weights    { match @linears quant q4_k }
+include "std/decoder.kt"
 include "std/fusions.kt"
 
-let decoder = match model.layers[*]
-let attention = match model.layers[*].self_attn
-let qkv = match model.layers[*].self_attn.q_proj
-  or model.layers[*].self_attn.k_proj
-  or model.layers[*].self_attn.v_proj
 let mlp = match model.layers[*].mlp
 let linears = match model.layers[*].self_attn.*_proj or model.layers[*].mlp.*_proj
 let norms = match **.*_layernorm or **.*_norm or model.norm
-let embedding = match model.embed_tokens
-let head = match lm_head

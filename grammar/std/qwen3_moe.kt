@@ -7,16 +7,10 @@
 # model.norm, lm_head
 #
 # This library names the modules and includes the fusions; devices and `place` rules are yours.
+include "std/decoder.kt"
 include "std/fusions.kt"
 
-let decoder = match model.layers[*]
-let attention = match model.layers[*].self_attn
-let qkv = match model.layers[*].self_attn.q_proj
-  or model.layers[*].self_attn.k_proj
-  or model.layers[*].self_attn.v_proj
 let experts = match model.layers[*].mlp.experts
 let router = match model.layers[*].mlp.gate
 let linears = match model.layers[*].self_attn.*_proj
 let norms = match **.*_layernorm or **.*_norm or model.norm
-let embedding = match model.embed_tokens
-let head = match lm_head
