@@ -38,5 +38,8 @@ _elsewhere("help", "Explain a diagnostic: `ktc help KT201`.")
 
 def run(argv: list[str]) -> int:
     """Runs a command line (without the program's name) and returns the exit code."""
-    code = app(args=argv, standalone_mode=False)
-    return code if isinstance(code, int) else 0
+    try:
+        app(args=argv, prog_name="ktc")
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else 0
+    return 0

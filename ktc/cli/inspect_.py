@@ -80,18 +80,23 @@ def _artifact(folder: Path, as_json: bool, tensors: bool) -> None:
 
 
 def _weights(data: dict[str, Any], tensors: bool) -> None:
-    for key, value in data.items():
-        if key == "tensors":
-            if tensors:
-                for row in value:
-                    print(
-                        "  "
-                        + "  ".join(str(item) for item in (row.values() if isinstance(row, dict) else row))
-                    )
-            continue
-        if isinstance(value, dict):
-            print(f"{key}:")
-            for name, item in value.items():
-                print(f"  {name}: {item}")
-        else:
-            print(f"{key}: {value}")
+    from ktc.passes.sizes import size_words
+
+    for key in ("path", "kind", "architecture", "name"):
+        print(f"{key:<14}{data[key]}")
+    print(f"{'elements':<14}{data['elements']:,}")
+    print(f"{'weights':<14}{size_words(data['bytes'])} in {len(data['tensors'])} tensors")
+    for row in data["files"]:
+        print(f"{'file':<14}{row['file']} ({size_words(row['bytes'])})")
+    for row in data["formats"]:
+        note = "" if row["computable"] else ", which ktc cannot compute with"
+        size = f"{size_words(row['nbytes'])}, {row['bits_per_element']:.2f} bits an element"
+        print(f"{'format':<14}{row['format']}: {row['tensors']} tensors, {size}{note}")
+    if data["metadata"]:
+        print("metadata")
+    for name, value in data["metadata"].items():
+        print(f"  {name}: {value}")
+    if tensors:
+        print("tensors")
+        for row in data["tensors"]:
+            print(f"  {row['name']}  {row['format']} {row['shape']}  {size_words(row['bytes'])}")
