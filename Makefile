@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := $(shell find cpp grammar CMakeLists.txt pyproject.toml -name '*.cpp' -o -name '*.hpp' -o -name 'CMakeLists.txt' -o -name pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test install models lint format types check unit cpp-sanitize bench clean
+.PHONY: help demo test install models lint format types check unit bench clean
 
 help: ## list the tasks
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
