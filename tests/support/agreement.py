@@ -54,32 +54,31 @@ def logits_of(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def greedy(model: PreTrainedModel, prompt: torch.Tensor, tokens: int) -> list[int]:
-    """Exactly `tokens` new tokens, stopping at none, after int64[1, n]."""
+def greedy(
+    model: PreTrainedModel, prompts: Sequence[torch.Tensor], tokens: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Exactly `tokens` new tokens after each prompt int64[1, n], stopping at none.
+
+    Returns: ids int64[prompts, tokens], and the logits they were chosen from, [prompts, tokens, vocabulary].
+    """
+    width = max(prompt.shape[1] for prompt in prompts)
+    ids = torch.cat([torch.nn.functional.pad(p, (width - p.shape[1], 0)) for p in prompts])
+    mask = torch.cat([torch.nn.functional.pad(torch.ones_like(p), (width - p.shape[1], 0)) for p in prompts])
     out = model.generate(
-        prompt,
-        max_new_tokens=tokens,
-        min_new_tokens=tokens,
-        do_sample=False,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
-    return [int(i) for i in out[0, prompt.shape[1] :]]
+        ids, attention_mask=mask, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, eos_token_id=None,
+        pad_token_id=0, return_dict_in_generate=True, output_logits=True,
+    )  # fmt: skip
+    return out.sequences[:, width:], torch.stack(out.logits, 1)
 
 
-@torch.no_grad()
-def differences(
-    eager: PreTrainedModel,
-    prompts: Sequence[torch.Tensor],
-    expected: Sequence[list[int]],
-    got: Sequence[list[int]],
-) -> list[Difference]:
-    """The first difference of each answer that is not the expected one."""
+def differences(expected: torch.Tensor, logits: torch.Tensor, got: torch.Tensor) -> list[Difference]:
+    """The first difference of each answer int64[prompts, tokens] that is not the expected one; `logits` are those that
+    the expected answers were chosen from.
+    """
     found = []
-    for index, (prompt, left, right) in enumerate(zip(prompts, expected, got, strict=True)):
+    for prompt, (left, right) in enumerate(zip(expected.tolist(), got.tolist(), strict=True)):
         at = next((i for i, (a, b) in enumerate(zip(left, right, strict=True)) if a != b), None)
         if at is not None:
-            ids = torch.cat([prompt, torch.tensor([left[:at]], dtype=torch.long)], 1)
-            logits = eager(ids, logits_to_keep=1, use_cache=False).logits[0, -1]
-            found.append(Difference(index, at, float(logits[left[at]] - logits[right[at]])))
+            row = logits[prompt, at]
+            found.append(Difference(prompt, at, float(row[left[at]] - row[right[at]])))
     return found

@@ -55,9 +55,9 @@ class Reference:
         ]
 
     @cached_property
-    def answers(self) -> list[list[int]]:
-        """Its greedy answers to the prompts, `NEW_TOKENS` tokens each."""
-        return [greedy(self.model, prompt, NEW_TOKENS) for prompt in self.prompts]
+    def answers(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Its greedy answers to the prompts, `NEW_TOKENS` tokens each, and their logits; see `greedy`."""
+        return greedy(self.model, self.prompts, NEW_TOKENS)
 
 
 @cache
