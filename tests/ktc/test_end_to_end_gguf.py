@@ -1,10 +1,10 @@
 """Small models of each family through a GGUF file: compiled with the family's library beside eager on the dequantised
 weights, over a prefill and decode steps, for one sequence and for a ragged batch, in every weight format.
 
-With float weights the kernels compute as eager does. Quantised weights meet activations rounded to int8 in blocks of 32,
-which moves the logits of these random models by about 2 %; so the compiled model is compared with eager as it is (loosely),
-and with an eager model that rounds the inputs of its linear layers in the same way (closely). With the reference kernels
-nothing is rounded.
+With float weights the kernels compute as eager does. Quantised weights meet activations rounded to int8 in blocks of
+32, which moves the logits of these random models by about 2 %; so the compiled model is compared with eager as it is
+(loosely), and with an eager model that rounds the inputs of its linear layers in the same way (closely). With the
+reference kernels nothing is rounded.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Case:
 
 
 def round_inputs(model: PreTrainedModel) -> None:
-    """Makes every linear layer round what it reads to int8 in blocks of 32, each with the scale of its largest value."""
+    """Makes every linear layer round what it reads to int8 in blocks of 32, scaled by its largest value."""
 
     def rounded(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> torch.Tensor:
         blocks = args[0].unflatten(-1, (-1, 32))
