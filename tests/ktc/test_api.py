@@ -1,5 +1,5 @@
-"""`ktc.rewrite`, `ktc.compile`, `ktc.load`: what they take, what they give, what they refuse; generate() on the compiled
-engine gives eager's tokens on a float32 model.
+"""`ktc.rewrite`, `ktc.compile`, `ktc.load`: what they take, what they give, what they refuse; generate() on the
+compiled engine gives eager's tokens on a float32 model.
 """
 
 from __future__ import annotations
