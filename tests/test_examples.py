@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
+from ktc.grammar import check
 from ktc.passes.plan_memory import DeviceMemory
 from support.real_models import GEMMA3, MINILM, SMOLLM2, real_model
 
@@ -39,6 +41,14 @@ def test_no_program_is_left_out() -> None:
         "deepseek-v3",
         "qwen3-30b-a3b",
     }
+
+
+def test_readme_checks_cleanly() -> None:
+    text = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```kt\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 2
+    for block in blocks:
+        assert [item.message for item in check(block, text=True).diagnostics] == []
 
 
 @pytest.mark.models
