@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -28,6 +28,30 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 Progress = Callable[[int, int], None]
+
+
+class CompiledModel(NamedTuple):
+    """What `compile` gives: every decision, and the placement that a runtime needs.
+
+    Attributes:
+        compiled: rules, sites, graphs, events, statistics of the passes.
+        placement: the placed graphs with their weights, caches and devices.
+    """
+
+    compiled: Compiled
+    placement: Placement
+
+    def load(self, progress: Progress | None = None) -> PreTrainedModel:
+        """The model with its weights, ready for `generate()`; its tokenizer is at `.tokenizer`.
+
+        Raises:
+            KtcError: it was compiled without weights.
+        """
+        return load_compiled(self.compiled, self.placement, progress)
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes the artifact that `ktc.load` and `ktc run` take. Raises ArtifactError."""
+        return artifacts.save(self.compiled, self.placement, Path(folder))
 
 
 def rewrite(
@@ -86,7 +110,7 @@ def compile(
     weights: bool = True,
     dump: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
-) -> tuple[Compiled, Placement]:
+) -> CompiledModel:
     """Compiles a `.kt` program for the model it names.
 
     Args:
@@ -102,6 +126,8 @@ def compile(
         KtError: with every diagnostic found.
         KtcError: the model's files cannot be read, or the model cannot be captured.
     """
+    if output is not None and not weights:
+        raise KtcError("an artifact needs the weights", hint="leave out --no-weights, or use `ktc plan`")
     checked = as_rules(rules, params=params)
     options = Options(planning=not weights, dump=Path(dump) if dump else None, progress=progress)
     config, source = _open(checked, model, weights)
@@ -109,10 +135,8 @@ def compile(
         compiled = compile_language_model(checked, config, source, options)
     placement = emit(compiled.context)
     if output is not None:
-        if not weights:
-            raise KtcError("an artifact needs the weights", hint="leave out --no-weights, or use `ktc plan`")
         artifacts.save(compiled, placement, Path(output))
-    return compiled, placement
+    return CompiledModel(compiled, placement)
 
 
 def load(
