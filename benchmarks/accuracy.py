@@ -2,7 +2,7 @@
 
 `python -m benchmarks.accuracy [--json FILE] [MODEL…]`, MODEL being smollm2 or gemma3. The reference is the eager model
 of transformers in float32 on the dequantised weights. KL(eager || ktc) is in nats over about 650 positions of English
-text; greedy answers are 64 tokens on five prompts, and an answer counts as identical when all of its tokens are eager's.
+text; greedy answers are 64 tokens on five prompts; one counts as identical when all of its tokens are those of eager.
 "inputs rounded" is the eager model itself with the inputs of its linear layers rounded to int8 in blocks of 32: what
 this arithmetic costs whoever implements it.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from benchmarks.machine import header, save, table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
