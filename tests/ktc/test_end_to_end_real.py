@@ -127,11 +127,10 @@ def test_reference_kernel_is_exact_for_gemma() -> None:
 
 
 def test_half_precision_cache() -> None:
-    """A float16 KV cache costs far less than the int8 activations do."""
+    """What a float16 KV cache costs by itself, seen where nothing else is rounded."""
     ref = reference(SMOLLM2)
-    exact = logits_of(compiled_model(SMOLLM2)[0], ref.ids)
-    found = compare_logits(exact, logits_of(compiled_model(SMOLLM2, HALF_CACHE)[0], ref.ids))
-    assert found.kl_mean < 1e-3 and found.top1 > 0.97, found
+    found = compare_logits(ref.logits, logits_of(compiled_model(SMOLLM2, REFERENCE + HALF_CACHE)[0], ref.ids))
+    assert 0 < found.kl_mean < 1e-4 and found.top1 > 0.99, found
 
 
 def test_fusions_fire() -> None:

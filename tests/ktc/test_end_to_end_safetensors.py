@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("quant", "kl", "top1"),
-    [(None, 1e-8, 1.0), ("bf16", 0.01, 0.93), ("q8_0", 0.02, 0.9), ("q4_0", 0.5, 0.6)],
+    [(None, 1e-8, 1.0), ("bf16", 2e-4, 0.99), ("q8_0", 0.008, 0.94), ("q4_0", 0.5, 0.6)],
 )
 def test_formats(folder: Path, quant: str | None, kl: float, top1: float) -> None:
     """Without quant the model of the file; with it, near enough for the format."""
@@ -41,7 +41,6 @@ def test_formats(folder: Path, quant: str | None, kl: float, top1: float) -> Non
     rule = f"rule w {{ match @linears quant {quant} }}\n" if quant else ""
     model: Any = load_compiled(*ktc.compile(RULES + rule, model=folder))
     found = compare_logits(ref.logits[:POSITIONS], logits_of(model, ref.ids[:, :POSITIONS]))
-    print(quant, found)
     assert found.kl_mean < kl and found.top1 >= top1, found
     ids = ref.prompts[0]
     text = model.tokenizer.decode(ids[0])
