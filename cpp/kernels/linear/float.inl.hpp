@@ -67,8 +67,11 @@ inline void multiply(const uint8_t* band0, int64_t row0, const uint8_t* band1, i
 template <Format kFormat>
 inline vf multiply_one(const uint8_t* band, int64_t row, const float* x, int64_t columns, vf start) {
   vf sum[8] = {start, vzero(), vzero(), vzero(), vzero(), vzero(), vzero(), vzero()};
+  constexpr int bytes = kFormat == Format::f32 ? 64 : 32;  // of one column
   for (int64_t column = 0; column < columns; column += 8) {
-    __builtin_prefetch(band + column * kBandRows * 2 + 4096);
+    const uint8_t* ahead = band + column * bytes + 4096;
+#pragma GCC unroll 8
+    for (int i = 0; i < 8 * bytes; i += 64) __builtin_prefetch(ahead + i);
 #pragma GCC unroll 4
     for (int i = 0; i < 8; i += 2) {
       vf even, odd;

@@ -98,7 +98,9 @@ inline void store_rows(float* p, int64_t row, int64_t rows, vf value) {
   }
 }
 
-// ---- 1 to 4 tokens: decode a tile, multiply it with each token's block.
+// ---- Few tokens: decode a tile, multiply it with the blocks of up to kDirectGroup tokens.
+
+constexpr int kDirectGroup = kWidth == 16 ? 8 : 4;
 
 template <Format kFormat, int kTokens>
 void direct_tokens(const LinearCall& call, int64_t begin, int64_t end, int64_t first) {
@@ -131,7 +133,7 @@ void direct_tokens(const LinearCall& call, int64_t begin, int64_t end, int64_t f
           for (int half = 0; half < halves; ++half) {
             const vf scale = tile_scale<T::s.scales>(header, t, half, part);
             const vf least = T::min ? tile_min<T::s.scales>(header, tiles, t, half, part) : vzero();
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int m = 0; m < kTokens; ++m) {
               const uint8_t* record = x + m * call.x_stride;
               const int8_t* codes =
@@ -173,7 +175,7 @@ void direct_tokens(const LinearCall& call, int64_t begin, int64_t end, int64_t f
 }
 
 template <Format kFormat>
-void direct(const LinearCall& call, int64_t begin, int64_t end, int64_t first, int tokens) {
+void direct_group(const LinearCall& call, int64_t begin, int64_t end, int64_t first, int tokens) {
   switch (tokens) {
     case 1:
       return direct_tokens<kFormat, 1>(call, begin, end, first);
@@ -181,8 +183,25 @@ void direct(const LinearCall& call, int64_t begin, int64_t end, int64_t first, i
       return direct_tokens<kFormat, 2>(call, begin, end, first);
     case 3:
       return direct_tokens<kFormat, 3>(call, begin, end, first);
-    default:
+    case 4:
       return direct_tokens<kFormat, 4>(call, begin, end, first);
+    default:
+      return direct_tokens<kFormat, kDirectGroup>(call, begin, end, first);
+  }
+}
+
+template <Format kFormat>
+void direct(const LinearCall& call, int64_t begin, int64_t end, int64_t first, int64_t last) {
+  if (last - first <= 4 || last - first == kDirectGroup) {
+    return direct_group<kFormat>(call, begin, end, first, static_cast<int>(last - first));
+  }
+  // Band by band, so that a band comes from memory once and from L1 for the other groups.
+  for (int64_t band = begin; band < end; ++band) {
+    int64_t tokens;
+    for (int64_t token = first; token < last; token += tokens) {
+      tokens = last - token >= kDirectGroup ? kDirectGroup : last - token < 4 ? last - token : 4;
+      direct_group<kFormat>(call, band, band + 1, token, static_cast<int>(tokens));
+    }
   }
 }
 

@@ -23,7 +23,8 @@ constexpr isa::Dispatch<const FloatKernels> kFloat{&float_kernels_generic};
 #endif
 
 // A piece of work worth giving to another thread: about 3 us of a core.
-constexpr int64_t kPieceBytes = 64 << 10;             // of weights, read once
+constexpr int64_t kPieceBytes = 64 << 10;  // of weights, read once
+constexpr int64_t kFewTokens = 4;          // so many take no longer than the weights' way from memory
 constexpr int64_t kPieceProducts = int64_t{1} << 19;  // multiply-adds
 
 // Panels of bands times runs of tokens: the grid that many tokens are split by.
@@ -60,7 +61,7 @@ void linear_floats(const PackedWeight& weight, const float* x, int64_t x_stride,
   const auto multiply = kFloat.pick()->multiply[static_cast<int>(weight.format)];
   runtime::Pool& pool = runtime::Pool::instance();
   const int64_t bands = weight.bands();
-  if (tokens <= kDirectTokens) {
+  if (tokens <= kFewTokens) {
     pool.parallel_for(bands, std::max<int64_t>(2, kPieceBytes / call.band_stride),
                       [&](int64_t begin, int64_t end, int) { multiply(call, begin, end, 0, tokens); });
     return;
@@ -100,9 +101,10 @@ void linear_quantized(const PackedWeight& weight, const uint8_t* records, int64_
   const int64_t bands = weight.bands();
   if (tokens <= kDirectTokens) {
     const auto direct = kernels.direct[static_cast<int>(weight.format)];
-    pool.parallel_for(
-        bands, std::max<int64_t>(1, kPieceBytes / call.band_stride),
-        [&](int64_t begin, int64_t end, int) { direct(call, begin, end, 0, static_cast<int>(tokens)); });
+    const int64_t band_products = kBandRows * weight.columns * tokens;
+    const int64_t grain = std::min(kPieceBytes / call.band_stride, kPieceProducts / band_products);
+    pool.parallel_for(bands, std::max<int64_t>(1, grain),
+                      [&](int64_t begin, int64_t end, int) { direct(call, begin, end, 0, tokens); });
     return;
   }
   const auto panel = kernels.panel[static_cast<int>(weight.format)];

@@ -80,12 +80,15 @@ def test_error_of_int8_activations(format: str) -> None:
     assert nmse(linear(x, weight, None, format, rows, columns), x.double() @ meaning.T) <= 1e-4
 
 
-def test_a_token_alone_equals_the_same_token_among_four(level: str) -> None:
+@pytest.mark.parametrize("format", ["q4_0", "q4_k", "q6_k", "q2_k"])
+def test_a_token_does_not_depend_on_the_others(format: str, level: str) -> None:
     torch.manual_seed(4)
-    weight = pack("q4_k", make_blocks("q4_k", 48, 512), 48, 512)
-    x = torch.randn(4, 512)
-    together = linear(x, weight, None, "q4_k", 48, 512)
-    assert torch.equal(together[2:3], linear(x[2:3], weight, None, "q4_k", 48, 512))
+    rows, columns = 48, 4096 + 256
+    weight = pack(format, make_blocks(format, rows, columns), rows, columns)
+    x, bias = torch.randn(70, columns), torch.randn(rows)
+    alone = linear(x[2:3], weight, bias, format, rows, columns)
+    for tokens in (4, 5, 8, 19, 32, 33, 70):
+        assert torch.equal(linear(x[:tokens], weight, bias, format, rows, columns)[2:3], alone), tokens
 
 
 def test_the_result_does_not_depend_on_threads() -> None:
