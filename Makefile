@@ -22,6 +22,7 @@ $(VENV)/.torch:
 
 $(VENV)/.installed: $(VENV)/.torch $(SOURCES)
 	$(PIP) install --quiet -e .
+	$(BIN)/python -m compileall -q ktc grammar passes backends
 	@touch $@
 
 $(VENV)/.tested: $(VENV)/.installed

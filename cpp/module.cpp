@@ -2,7 +2,8 @@
 #include "bindings.hpp"
 
 NB_MODULE(_cpu, m) {
-  // Tensors that view an arena may live until the interpreter ends, and keep the arena with them: no fault to report.
+  // Tensors that view an arena may live until the interpreter ends, and keep the arena with them: no fault to
+  // report.
   nanobind::set_leak_warnings(false);
   m.doc() = "ktc's C++ kernels and runtime for CPUs";
   ktc::bind_isa(m);

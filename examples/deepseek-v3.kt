@@ -2,8 +2,8 @@
 # To plan without weights and without the hardware:
 #   ktc plan --no-weights --model examples/configs/deepseek-v3 examples/deepseek-v3.kt
 #
-# It plans today's kernels, which run DeepSeek-V3 by the dialect's reference: keys and values are cached in full rather
-# than in their latent form, and weights are dense. GPU kernels and latent attention are not there yet.
+# It plans today's kernels: on the GPU the dialect's reference on bf16 weights, and keys and values cached in full rather
+# than in their latent form. GPU kernels and latent attention are not there yet.
 model DeepseekV3ForCausalLM
 
 include "std/fusions.kt"
@@ -12,7 +12,7 @@ param context: int = 2048 "tokens of KV cache to reserve"
 param gpu_layers: int = 0 "layers, from the last, whose routed experts live on the GPU as well"
 
 device gpu = cuda:0 (memory = 80GiB, reserve = 1.5GiB)
-device host = cpu (memory = 3TiB)
+device host = cpu (memory = 440GiB)
 
 let experts = match model.layers[*].mlp.experts
 
@@ -26,7 +26,7 @@ rule routed_experts {
   match  @experts
   place  host
   quant  q4_k
-  kernel auto
+  kernel cpu.experts
   expect 58
 }
 
@@ -34,6 +34,7 @@ rule last_experts {
   match  @experts
   where  layer >= layers - gpu_layers
   place  gpu
+  kernel torch.experts
   expect gpu_layers
 }
 

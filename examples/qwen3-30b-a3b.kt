@@ -8,7 +8,7 @@ include "std/qwen3_moe.kt"
 param context: int = 8192 "tokens of KV cache to reserve"
 param careful: int = 4 "layers at each end whose attention stays in 8 bits"
 
-device host = cpu (memory = 256GiB)
+device host = cpu (memory = 32GiB)
 
 rule everything {
   match  **
@@ -26,7 +26,7 @@ rule attention_weights {
 rule experts {
   match  @experts
   quant  q4_k
-  kernel auto
+  kernel cpu.experts
   expect layers
 }
 

@@ -156,7 +156,9 @@ class Placement:
             )
             found._check()
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise ArtifactError(f"the plan of the artifact cannot be read: {error!r}", hint="compile again") from error
+            raise ArtifactError(
+                f"the plan of the artifact cannot be read: {error!r}", hint="compile again"
+            ) from error
         return found
 
     def _check(self) -> None:
@@ -165,7 +167,11 @@ class Placement:
             torch.device(home)
             if not isinstance(name, str):
                 raise ValueError(f"{name!r} is no name of a device")
-        used = {*(w.device for w in self.weights), *(c.device for c in self.caches), *self.buffer_devices.values()}
+        used = {
+            *(w.device for w in self.weights),
+            *(c.device for c in self.caches),
+            *self.buffer_devices.values(),
+        }
         unknown = {self.io_device, *used} - self.devices.keys()
         if unknown:
             raise ValueError(f"it names devices that it does not declare: {sorted(unknown)}")

@@ -1,11 +1,12 @@
 """Slow, plain tokenizers that follow the published algorithms, to check the fast ones against.
 
-Byte-level BPE: Radford et al. 2019. SentencePiece's BPE: Kudo and Richardson 2018, as llama.cpp carries it out: join the
-neighbours that make the known piece of the highest score, leftmost first, until none do; unknown pieces become bytes.
+Byte-level BPE: Radford et al. 2019. SentencePiece's BPE: Kudo and Richardson 2018, as llama.cpp carries it out: join
+the neighbours that make the known piece of the highest score, leftmost first, until none do; unknown pieces become bytes.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import regex
@@ -49,7 +50,7 @@ def byte_level_bpe(
                 continue
             while len(symbols) > 1:
                 rank, place = min(
-                    (ranks.get((a, b), 1 << 60), i) for i, (a, b) in enumerate(zip(symbols, symbols[1:]))
+                    (ranks.get((a, b), 1 << 60), i) for i, (a, b) in enumerate(itertools.pairwise(symbols))
                 )
                 if rank == 1 << 60:
                     break
@@ -82,7 +83,7 @@ def sentencepiece_bpe(
             continue
         symbols = list(((" " if space_prefix else "") + piece).replace(" ", SPACE))
         while len(symbols) > 1:
-            pairs = [(i, a + b) for i, (a, b) in enumerate(zip(symbols, symbols[1:]))]
+            pairs = [(i, a + b) for i, (a, b) in enumerate(itertools.pairwise(symbols))]
             known = [(-scores[ids[joined]], i, joined) for i, joined in pairs if joined in ids]
             if not known:
                 break
