@@ -1,7 +1,8 @@
 """Slow, plain tokenizers that follow the published algorithms, to check the fast ones against.
 
-Byte-level BPE: Radford et al. 2019. SentencePiece's BPE: Kudo and Richardson 2018, as llama.cpp carries it out: join
-the neighbours that make the known piece of the highest score, leftmost first, until none do; unknown pieces become bytes.
+Byte-level BPE: Radford et al. 2019. SentencePiece's BPE: Kudo and Richardson 2018, as llama.cpp carries it
+out: join the neighbours that make the known piece of the highest score, leftmost first, until none do;
+unknown pieces become bytes.
 """
 
 from __future__ import annotations
