@@ -50,13 +50,17 @@ def load_weights(
     Returns: tensors by name; packed weights are uint8[nbytes].
 
     Raises:
-        WeightError: a tensor cannot be read or converted; names it.
+        WeightError: a tensor cannot be read or converted (names it), or memory does not suffice.
     """
     items = list(stored)
     total = sum(item.nbytes for item in items)
     host = [item for item in items if item.device.type == "cpu"]
     capacity = sum(-(-item.nbytes // ALIGNMENT) * ALIGNMENT for item in host)
-    arena = TensorArena(capacity) if capacity else None
+    try:
+        arena = TensorArena(capacity) if capacity else None
+    except MemoryError as error:
+        hint = "place less on the CPU, or free memory"
+        raise WeightError(f"no memory for the weights: {error}", file=source.path, hint=hint) from error
     tensors: dict[str, torch.Tensor] = {}
     done = 0
     for item in items:
@@ -64,7 +68,7 @@ def load_weights(
             tensors[item.name] = _load(source, item, arena)
         except KtcError:
             raise
-        except (ValueError, RuntimeError, OSError) as error:
+        except (ValueError, RuntimeError, OSError, MemoryError) as error:
             raise WeightError(
                 f"cannot load: {error}", file=source.path, tensor=item.weight.parameter
             ) from error
