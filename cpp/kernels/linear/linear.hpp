@@ -11,8 +11,8 @@ namespace ktc::kernels {
 //
 // Quantised weights meet activations quantised to int8 in blocks of 32 columns (Q8 blocks with float scales),
 // float weights meet them as they are; sums are float32. `x_stride` and `y_stride` are floats between tokens.
-// x and y do not overlap. The result does not depend on the number of threads; with quantised weights, a token's
-// does not depend on the other tokens or on how many there are either.
+// x and y do not overlap. The result does not depend on the number of threads; with quantised weights, a
+// token's does not depend on the other tokens or on how many there are either.
 void linear(const PackedWeight& weight, const float* x, int64_t x_stride, int64_t tokens, const float* bias,
             float* y, int64_t y_stride);
 
