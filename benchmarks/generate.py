@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 import ktc
 from benchmarks.machine import ROOT, header, load, save, table
 from ktc import _cpu
-from ktc.api import load_compiled
 from ktc.weights.source import open_source
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -72,7 +71,7 @@ def compare(example: str) -> str:
     exact = eager_from(source)
     exact.set_attn_implementation("sdpa")
     half = copy.deepcopy(exact).to(torch.bfloat16)
-    placed = load_compiled(*ktc.compile(ROOT / "examples" / f"{example}.kt"))
+    placed = ktc.compile(ROOT / "examples" / f"{example}.kt").load()
     contenders = [
         Contender("ktc, formats of the file", placed),
         Contender("transformers float32", exact),
@@ -101,16 +100,17 @@ def compare(example: str) -> str:
             )
         )  # fmt: skip
     columns = (
-        f"{path.name}", f"prefill {PREFILL}, tok/s", f"decode {DECODE}, tok/s", "relative logit error", "same top-1",
+        f"{path.name}", f"prefill of {PREFILL}", f"decode of {DECODE}", "relative logit error", "same top-1",
     )  # fmt: skip
     return table(columns, rows)
 
 
 def cell(mine: list[float], first: list[float]) -> str:
-    """Median, range over the rounds, and how many times as fast the first contender is, paired by round."""
-    ratio = statistics.median(a / b for a, b in zip(first, mine, strict=True))
-    text = f"{statistics.median(mine):.1f} ({min(mine):.1f} to {max(mine):.1f})"
-    return text if mine is first else f"{text}; ktc {ratio:.2f}×"
+    """How many times as fast as this contender the first one is: median and range of the ratios by round."""
+    if mine is first:
+        return "1"
+    ratios = [a / b for a, b in zip(first, mine, strict=True)]
+    return f"ktc is {statistics.median(ratios):.2f}× as fast ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def main(arguments: list[str]) -> int:
@@ -118,10 +118,10 @@ def main(arguments: list[str]) -> int:
     text = header(
         "Prefill and decode beside transformers",
         f"threads: ktc {_cpu.threads()}, torch {torch.get_num_threads()}",
-        f"medians (and ranges) of {ROUNDS} rounds after one to warm up; in a round the contenders take turns",
+        f"medians (and ranges) of the ratios in {ROUNDS} rounds after a warm-up; in a round all take turns",
         f"batch 1, English text; decode starts behind the {PREFILL} tokens",
         "transformers is not compiled; it runs its sdpa attention on the dequantised weights",
-        "ratios are medians of the rounds' ratios; errors are against transformers in float32",
+        "errors are against transformers in float32",
     )  # fmt: skip
     tables = [compare(example) for example in arguments or MODELS]
     save("generate", f"{text}- load average after {load()}\n\n" + "\n".join(tables))
