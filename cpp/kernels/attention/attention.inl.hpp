@@ -96,20 +96,35 @@ inline const uint8_t* entry(const uint8_t* cache, int64_t block_bytes, CacheType
   return element(cache + block * block_bytes, type, position % t.block_size * depth);
 }
 
-// Positions [start, start + count) of the keys, transposed to keys[depth][kAttentionTile]; columns up to the
-// next multiple of kWidth are zeros.
+// Asks for a position's entry in the next tile: blocks lie anywhere, so the hardware does not see them
+// coming.
+inline void prefetch_next(const uint8_t* cache, int64_t block_bytes, CacheType type, int64_t depth,
+                          const AttentionTile& t, int64_t position) {
+  if (position + kAttentionTile >= t.end) return;
+  const uint8_t* next = entry(cache, block_bytes, type, depth, t, position + kAttentionTile);
+  for (const uint8_t* p = next; p < element(next, type, depth); p += 64) __builtin_prefetch(p);
+}
+
+template <CacheType kType>
+inline vf load_as(const uint8_t* p, int64_t i) {
+  return load_cache(element(p, kType, i), kType);
+}
+
+// Positions [start, start + count) of the keys, transposed to keys[depth][kAttentionTile]. Columns up to the
+// next multiple of kWidth repeat the last one; their scores are hidden.
+template <CacheType kType>
 void load_keys(const AttentionTile& t, int64_t start, int count, float* keys) {
   for (int p = 0; p < count; p += kWidth) {
     const uint8_t* places[kWidth];
     for (int i = 0; i < kWidth; ++i) {
-      places[i] = p + i < count ? entry(t.keys, t.key_block, t.key_type, t.depth, t, start + p + i) : nullptr;
+      const int64_t position = start + (p + i < count ? p + i : count - 1);
+      places[i] = entry(t.keys, t.key_block, kType, t.depth, t, position);
+      prefetch_next(t.keys, t.key_block, kType, t.depth, t, position);
     }
     for (int d = 0; d < t.depth; d += kWidth) {
       vf rows[kWidth];
 #pragma GCC unroll 16
-      for (int i = 0; i < kWidth; ++i) {
-        rows[i] = places[i] ? load_cache(element(places[i], t.key_type, d), t.key_type) : vzero();
-      }
+      for (int i = 0; i < kWidth; ++i) rows[i] = load_as<kType>(places[i], d);
       vtranspose(rows);
 #pragma GCC unroll 16
       for (int i = 0; i < kWidth; ++i) vstore(keys + (d + i) * kAttentionTile + p, rows[i]);
@@ -117,14 +132,22 @@ void load_keys(const AttentionTile& t, int64_t start, int count, float* keys) {
   }
 }
 
+template <CacheType kType>
 void load_values(const AttentionTile& t, int64_t start, int count, float* values) {
   for (int p = 0; p < count; ++p) {
-    const uint8_t* place = entry(t.values, t.value_block, t.value_type, t.value_depth, t, start + p);
+    const uint8_t* place = entry(t.values, t.value_block, kType, t.value_depth, t, start + p);
+    prefetch_next(t.values, t.value_block, kType, t.value_depth, t, start + p);
     for (int d = 0; d < t.value_depth; d += kWidth) {
-      vstore(values + p * t.value_depth + d, load_cache(element(place, t.value_type, d), t.value_type));
+      vstore(values + p * t.value_depth + d, load_as<kType>(place, d));
     }
   }
 }
+
+using LoadTile = void (*)(const AttentionTile& t, int64_t start, int count, float* out);
+constexpr LoadTile kLoadKeys[3] = {load_keys<CacheType::f32>, load_keys<CacheType::f16>,
+                                   load_keys<CacheType::bf16>};
+constexpr LoadTile kLoadValues[3] = {load_values<CacheType::f32>, load_values<CacheType::f16>,
+                                     load_values<CacheType::bf16>};
 
 void cap_scores(float* scores, int columns, float softcap) {
   const vf cap = vset(softcap), inverse = vset(1.0f / softcap);
@@ -194,8 +217,8 @@ void attend(const AttentionTile& t) {
   for (int64_t start = t.begin; start < t.end; start += kAttentionTile) {
     const int count = static_cast<int>(t.end - start < kAttentionTile ? t.end - start : kAttentionTile);
     const int columns = (count + kWidth - 1) / kWidth * kWidth;
-    load_keys(t, start, count, keys);
-    load_values(t, start, count, values);
+    kLoadKeys[static_cast<int>(t.key_type)](t, start, count, keys);
+    kLoadValues[static_cast<int>(t.value_type)](t, start, count, values);
     multiply<false>(queries, t.depth, keys, kAttentionTile, t.depth, scores, kAttentionTile, rows, columns);
     for (int r = 0; r < rows; ++r) {
       float* row = scores + r * kAttentionTile;

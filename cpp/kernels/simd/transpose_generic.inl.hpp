@@ -4,12 +4,9 @@
 namespace ktc::kernels {
 namespace {
 
-inline void vtranspose(vf (&rows)[kWidth]) {
-  vf columns[kWidth] = {};
-  for (int i = 0; i < kWidth; ++i) {
-    for (int j = 0; j < kWidth; ++j) columns[i][j] = rows[j][i];
-  }
-  for (int i = 0; i < kWidth; ++i) rows[i] = columns[i];
+inline void vtranspose(vf (&r)[kWidth]) {
+  const vf a = r[0], b = r[1], c = r[2], d = r[3];
+  for (int i = 0; i < kWidth; ++i) r[i] = vf{a[i], b[i], c[i], d[i]};
 }
 
 }  // namespace
