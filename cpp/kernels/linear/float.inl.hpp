@@ -2,6 +2,7 @@
 // simd/ header included before.
 #pragma once
 
+#include "kernels/linear/rows.inl.hpp"
 #include "kernels/linear/tables.hpp"
 
 namespace ktc::kernels {
@@ -10,18 +11,6 @@ namespace {
 // Columns that one pass takes, so that the weights it reads stay in L2 for the next tokens.
 constexpr int64_t kSliceColumns = 1024;
 constexpr int kManyTokens = kWidth == 16 ? 12 : 4;
-
-inline vf load_rows(const float* p, int64_t row, int64_t rows) {
-  if (row + kWidth <= rows) return vload(p + row);
-  return row < rows ? vload_n(p + row, static_cast<int>(rows - row)) : vzero();
-}
-inline void store_rows(float* p, int64_t row, int64_t rows, vf value) {
-  if (row + kWidth <= rows) {
-    vstore(p + row, value);
-  } else if (row < rows) {
-    vstore_n(p + row, value, static_cast<int>(rows - row));
-  }
-}
 
 // kWidth rows of two columns, from the band's row `row` on.
 template <Format kFormat>
