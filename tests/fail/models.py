@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ktc.grammar import Diagnostic, check
 from ktc.grammar.diagnostics import KtError
+from ktc.passes.fit import machine_isa
 from support.gguf_files import write_gguf, write_safetensors_folder
 from support.tiny_models import tiny_model
 
@@ -78,9 +79,9 @@ def compile_case(
 
 
 def _portable(diagnostic: Diagnostic) -> Diagnostic:
-    """The same without the folder that this machine made up."""
+    """The same without what differs from machine to machine: a temporary folder, the instruction set."""
 
     def clean(text: str) -> str:
-        return text.replace(str(_folder()), "MODELS")
+        return text.replace(str(_folder()), "MODELS").replace(f"offers {machine_isa()}", "offers ISA")
 
     return replace(diagnostic, message=clean(diagnostic.message), notes=tuple(map(clean, diagnostic.notes)))
