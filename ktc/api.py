@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from ktc.capture import meta_model
 from ktc.compiler import Compiled, Options, compile_language_model, compile_module
 from ktc.errors import ArtifactError, KtcError
 from ktc.grammar.diagnostics import KtError
@@ -25,7 +26,7 @@ from ktc.runtime.placement import Placement
 from ktc.weights.source import WeightSource, open_source
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 Progress = Callable[[int, int], None]
 
@@ -91,7 +92,7 @@ def rewrite(
     if isinstance(model, PreTrainedModel) and model.can_generate():
         with _sources(checked):
             compiled = compile_language_model(checked, model.config, source, options)
-        return _place(compiled, emit(compiled.context), source, model.generation_config, None)
+        return _place(compiled.skeleton, emit(compiled.context), source, model.generation_config)
     if example is None and isinstance(model, PreTrainedModel):
         example = _example(model)
     if example is None:
@@ -161,8 +162,12 @@ def load(
         raise ArtifactError(f"{artifact} does not say where its weights are", hint="pass model=WHERE")
     source = open_source(where)
     artifacts.check_source(found, source)
-    placed = _engine_model(found.placement, source, None, progress, str(artifact))
-    object.__setattr__(placed, "tokenizer", found.tokenizer())
+    tokenizer = found.tokenizer()
+    config = found.placement.config
+    defaults = generation_defaults(config, tokenizer)
+    skeleton = meta_model(config, torch.float32)
+    placed = _place(skeleton, found.placement, source, defaults, progress, str(artifact))
+    object.__setattr__(placed, "tokenizer", tokenizer)
     return placed
 
 
@@ -185,8 +190,10 @@ def load_compiled(
     source = compiled.context.source
     if source is None:
         raise KtcError("compiled without weights", hint="leave out --no-weights")
-    placed = _place(compiled, placement, source, None, progress)
-    object.__setattr__(placed, "tokenizer", source.tokenizer())
+    tokenizer = source.tokenizer()
+    defaults = generation_defaults(source.config(), tokenizer)
+    placed = _place(compiled.skeleton, placement, source, defaults, progress)
+    object.__setattr__(placed, "tokenizer", tokenizer)
     return placed
 
 
@@ -227,25 +234,17 @@ def _relative(where: str, base: Path) -> str:
 
 
 def _place(
-    compiled: Compiled, placement: Placement, source: WeightSource, generation: Any, progress: Progress | None
+    skeleton: PreTrainedModel | None,
+    placement: Placement,
+    source: WeightSource,
+    defaults: GenerationConfig | None,
+    progress: Progress | None = None,
+    name: str = "",
 ) -> PreTrainedModel:
-    engine = GraphEngine(placement, source, progress)
-    if compiled.skeleton is None:
+    """Loads the weights and makes `skeleton` a model that runs on them."""
+    if skeleton is None:
         raise KtcError("no language model was compiled")
-    defaults = (
-        generation if generation is not None else generation_defaults(source.config(), source.tokenizer())
-    )
-    return placed_model(compiled.skeleton, engine, generation_config=defaults, prefill_chunk=placement.chunk)
-
-
-def _engine_model(
-    placement: Placement, source: WeightSource, generation: Any, progress: Progress | None, name: str
-) -> PreTrainedModel:
-    from ktc.capture import meta_model
-
     engine = GraphEngine(placement, source, progress)
-    defaults = generation_defaults(placement.config, source.tokenizer())
-    skeleton = meta_model(placement.config, torch.float32)
     return placed_model(
         skeleton, engine, generation_config=defaults, prefill_chunk=placement.chunk, name=name
     )

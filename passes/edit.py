@@ -10,6 +10,8 @@ import torch
 import torch.fx as fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from ktc.capture.effects import keep
+
 
 def fake_mode(graph: fx.Graph) -> FakeTensorMode:
     """The mode that the graph's example values belong to. Raises ValueError for a graph without any."""
@@ -79,19 +81,9 @@ def common_stack(nodes: Iterable[fx.Node]) -> tuple[tuple[str, str], ...]:
     return tuple(shared)
 
 
-def mutates(node: fx.Node) -> bool:
-    """Whether a node changes one of its inputs, so that dead-code elimination must keep it."""
-    if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
-        return bool(node.target._schema.is_mutable)
-    in_place = (
-        node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__")
-    )
-    return in_place or node.is_impure()
-
-
 def clean(gm: fx.GraphModule) -> None:
     """Removes dead nodes (those that mutate stay), checks the graph and regenerates its code."""
-    gm.graph.eliminate_dead_code(lambda node: mutates(node) or node.op in ("placeholder", "output"))
+    gm.graph.eliminate_dead_code(keep)
     gm.graph.lint()
     gm.recompile()
 

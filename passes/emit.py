@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from ktc.grammar.evaluate import EvaluationError, evaluate, names_used
 from ktc.grammar.tree import Name, Phase
 from ktc.passes.context import Context
 
+from ktc.capture.captured import attribute
 from ktc.runtime.placement import CacheEntry, PhaseEntry, Placement, WeightEntry
 
 
@@ -79,17 +79,10 @@ def _buffers(context: Context, loaded: set[str]) -> tuple[dict[str, Any], dict[s
         for node in gm.graph.nodes:
             target = str(node.target)
             if node.op == "get_attr" and target not in loaded:
-                found.setdefault(target, _attribute(context.captured.module, target))
+                found.setdefault(target, attribute(context.captured.module, target))
             elif node.op == "call_module":
                 found.setdefault(target, context.captured.module.get_submodule(target))
             else:
                 continue
             homes.setdefault(target, str(node.meta.get("device", context.io_device)))
     return found, homes
-
-
-def _attribute(module: torch.nn.Module, target: str) -> Any:
-    owner: Any = module
-    for part in target.split("."):
-        owner = getattr(owner, part)
-    return owner

@@ -86,16 +86,13 @@ class PlanMemory:
         specs = context.captured.caches
         if not specs:
             return
-        sites = {
-            str(operand.target): str(node.meta.get("site", ""))
+        readers = {
+            str(operand.target): node
             for node in gm.graph.nodes if node.op == "call_function"
             for operand in node.all_input_nodes if operand.op == "get_attr"
         }  # fmt: skip
-        devices = {
-            str(operand.target): place_of(node, context, None)
-            for node in gm.graph.nodes if node.op == "call_function"
-            for operand in node.all_input_nodes if operand.op == "get_attr"
-        }  # fmt: skip
+        sites = {name: str(node.meta.get("site", "")) for name, node in readers.items()}
+        devices = {name: place_of(node, context, None) for name, node in readers.items()}
         choices = {spec.key: cache_of(sites.get(spec.key, ""), context) for spec in specs}
         plan.tokens = max(choice.tokens for choice in choices.values())
         blocks = -(-plan.tokens // context.block_size)

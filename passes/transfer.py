@@ -8,10 +8,11 @@ import torch
 import torch.fx as fx
 from ktc.grammar.diagnostics import Diagnostic, Label
 from ktc.passes.context import Context, fail
-from ktc.passes.edit import call, inherit, mutates
+from ktc.passes.edit import call, inherit
 from ktc.passes.lower import place_of
 from ktc.passes.specialize import STEP
 
+from ktc.capture.effects import keep
 from ktc.dialect import ops
 
 
@@ -63,7 +64,7 @@ class Transfer:
             users = [user for user in node.users if user.op != "output"]
             return place_of(users[0], context, None) if users else context.io_device
         here = place_of(node, context, phase)
-        if mutates(node) and phase is not None and here != (home := place_of(node, context, None)):
+        if keep(node) and phase is not None and here != (home := place_of(node, context, None)):
             write = context.attribute(str(node.meta.get("site", "")), "place", phase)
             message = (
                 f"`{node.meta.get('site')}` cannot move in phase `{phase}`: its KV cache stays on `{home}`"

@@ -29,6 +29,7 @@ def plan(
 def plan_json(compiled: Any, placement: Any) -> dict[str, Any]:
     """The plan as plain JSON: devices with bytes, sites with their attributes, rewrites, passes with seconds."""
     context = compiled.context
+    read = decode_bytes(context)
     return {
         "model": type(compiled.skeleton).__name__,
         "layers": context.layers,
@@ -38,7 +39,7 @@ def plan_json(compiled: Any, placement: Any) -> dict[str, Any]:
             name: {
                 "hardware": str(context.devices[name].torch_device), "weights": memory.weights, "cache": memory.cache,
                 "activations": memory.activations, "peak": memory.peak, "memory": context.devices[name].memory,
-                "reserve": context.devices[name].reserve, "decode_bytes": decode_bytes(context).get(name, 0),
+                "reserve": context.devices[name].reserve, "decode_bytes": read.get(name, 0),
             }
             for name, memory in context.memory.devices.items()
         },
@@ -105,35 +106,22 @@ def rewrites(compiled: Any) -> list[dict[str, Any]]:
 
 def decode_bytes(context: Any) -> dict[str, int]:
     """Weight bytes that one decode step reads on each device; of experts only those a token uses."""
-    config = context.config
-    experts = next(
-        (
-            int(getattr(config, n))
-            for n in ("num_local_experts", "num_experts", "n_routed_experts")
-            if getattr(config, n, None)
-        ),
-        0,
-    )
-    used = int(getattr(config, "num_experts_per_tok", 0) or 0)
+    from ktc.passes.autoplace import share_read
+
+    multiplied = {
+        name
+        for event in context.events
+        if event.kind == "lowered" and event.data["op"] == "kt.linear"
+        for name in event.data["weight_names"].values()
+    }
     found: dict[str, int] = {}
     for weight in context.weights.values():
-        share = used / experts if experts and len(weight.shape) == 3 and weight.shape[0] == experts else 1.0
-        if "embed" in weight.name and len(weight.stores) == 1 and not _tied(weight.name, context):
+        if "embed" in weight.name and len(weight.stores) == 1 and weight.name not in multiplied:
             continue  # one row of it a token
+        share = share_read(weight.shape, context.config)
         for store in weight.stores.values():
             found[store.device] = found.get(store.device, 0) + int(store.nbytes * share)
     return found
-
-
-def _tied(name: str, context: Any) -> bool:
-    return any(
-        event.kind == "lowered" and event.data["op"] == "kt.linear" and name in _weight_names(event)
-        for event in context.events
-    )
-
-
-def _weight_names(event: Any) -> list[str]:
-    return list(event.data.get("weight_names", {}).values())
 
 
 def print_plan(compiled: Any, placement: Any) -> None:
