@@ -49,6 +49,10 @@ class Kernel:
             other is what `pack` makes.
         pack: writes one weight in the kernel's layout: (file blocks uint8[...], Weight, out uint8[packed_bytes]).
         packed_bytes: size in bytes of what `pack` writes, known without loading anything.
+        workspace: most bytes that one call needs beside operands and results, charged by `plan_memory`; None for
+            none. It is given the dialect's node (before `lower`), whose example values have symbolic sizes: compute
+            with those as they are, without `int(...)`, and the plan puts its own sizes in their place.
+        cache_dtypes: dtypes of the key/value caches that it reads and writes; of interest only where its op does.
     """
 
     name: str
@@ -65,6 +69,8 @@ class Kernel:
     layout: str = "dense"
     pack: Callable[[torch.Tensor, Weight, torch.Tensor], None] | None = None
     packed_bytes: Callable[[Weight], int] | None = None
+    workspace: Callable[[fx.Node, Mapping[str, Weight]], int | torch.SymInt] | None = None
+    cache_dtypes: frozenset[str] = frozenset({"float32", "float16", "bfloat16"})
 
 
 _KERNELS: dict[str, Kernel] = {}
