@@ -96,7 +96,7 @@ def compile_language_model(
     sites = {site.name: site for site in module_sites(skeleton)}
     captured = capture_language_model(skeleton)
     captured_at = time.perf_counter()
-    shapes = {name: tuple(p.shape) for name, p in skeleton.named_parameters(remove_duplicate=False)}
+    shapes = _shapes(skeleton)
     binding = None if source is None else source.bind(shapes, config)
     context = Context(
         rules=rules, captured=captured, sites=sites, config=config, devices=devices,
@@ -124,7 +124,7 @@ def compile_module(
     captured = capture_module(module, example, dynamic)
     captured_at = time.perf_counter()
     config: Any = getattr(module, "config", None)
-    shapes = {name: tuple(p.shape) for name, p in module.named_parameters(remove_duplicate=False)}
+    shapes = _shapes(module)
     context = Context(
         rules=rules, captured=captured, sites={site.name: site for site in module_sites(module)}, config=config,
         devices=devices, io_device=_io_device(devices), dtype=torch.float32, shapes=shapes,
@@ -153,6 +153,12 @@ def run_passes(context: Context, options: Options) -> list[PassRecord]:
     raise_all(unused_kernels(context))
     manager.run(context.phases["step"], [PlanMemory()], Level(lowered=True, placed=True))
     return manager.records
+
+
+def _shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    """What a file must supply: parameters, and buffers of floats such as DeepSeek-V3's correction bias."""
+    state = model.state_dict()
+    return {name: tuple(value.shape) for name, value in state.items() if value.is_floating_point()}
 
 
 def _check_class(rules: Rules, config: Any) -> None:
