@@ -1,21 +1,32 @@
-"""Recipes: how the bytes of one parameter are made from tensors of a source, without leaving the packed
-format.
+"""Recipes: how the bytes of one parameter are made from tensors of a source.
 
-Everything here moves whole rows, so quantised blocks (which lie along a row) survive unchanged. The one
-change of values, `AddConstant`, is allowed on float32 only.
+Wherever whole rows are moved, quantised blocks (which lie along a row) survive unchanged. Views that need single
+elements of a quantised weight give exact float32. The one change of values, `AddConstant`, is allowed on float32 only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from ktc.errors import ShapeMismatchError, UnsupportedFormatError
 from ktc.weights import formats
+from ktc.weights.joins import Join, MlaHalves, viewed
 from ktc.weights.tensor import RawTensor, TensorHeader
+from ktc.weights.views import (
+    AnyView,
+    Deinterleave,
+    DeinterleaveRows,
+    ExpertColumns,
+    ExpertRows,
+    Interleave,
+    MlaKeys,
+    MlaValues,
+)
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -40,8 +51,9 @@ class InterleaveHalves:
         return np.ascontiguousarray(rows.swapaxes(1, 2)).reshape(-1)
 
     def check(self, header: TensorHeader) -> None:
-        """Raises ShapeMismatchError when the rows are not an even number per head."""
-        if header.shape[0] % (2 * self.heads):
+        """Raises ShapeMismatchError when the rows are not an even number per head, or lie within blocks."""
+        in_blocks = len(header.shape) == 1 and formats.find(header.format).block_elements > 1
+        if in_blocks or header.shape[0] % (2 * self.heads):
             raise ShapeMismatchError(
                 f"tensor {header.name!r} has {header.shape[0]} rows, not an even number for each of "
                 f"{self.heads} heads",
@@ -89,6 +101,26 @@ class Part:
         """Bytes after the transforms, which keep the size."""
         return self.header.nbytes
 
+    @property
+    def name(self) -> str:
+        """The tensor's name in the source."""
+        return self.header.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's shape in the source."""
+        return self.header.shape
+
+    @property
+    def format(self) -> str:
+        """Its number format."""
+        return self.header.format
+
+    @property
+    def file(self) -> Path | None:
+        """The file that holds it."""
+        return self.header.file
+
     def assemble(self, fetch: Callable[[TensorHeader], Bytes]) -> Bytes:
         """The bytes after the transforms; a view of the source when there are none."""
         data = fetch(self.header)
@@ -108,6 +140,7 @@ class Recipe:
         parts: what is put together.
         axis: 0: the parts follow each other; 1: along the second dimension, for each index of the first one
             (gate and up rows of each expert).
+        how: a view of the only part, or another way to put the parts together than one after the other.
     """
 
     parameter: str
@@ -115,11 +148,24 @@ class Recipe:
     format: str
     parts: tuple[Part | Recipe, ...]
     axis: int = 0
+    how: AnyView | Join | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes that `WeightSource.read` returns."""
+        if self.how is not None:
+            return formats.nbytes(self.format, self.shape)
         return sum(part.nbytes for part in self.parts)
+
+    @property
+    def name(self) -> str:
+        """The parameter's name."""
+        return self.parameter
+
+    @property
+    def file(self) -> Path | None:
+        """The file of its first tensor."""
+        return next((header.file for header in self.headers), None)
 
     @property
     def headers(self) -> Iterator[TensorHeader]:
@@ -133,6 +179,55 @@ class Recipe:
     def renamed(self, parameter: str) -> Recipe:
         """The same bytes under another parameter's name."""
         return replace(self, parameter=parameter)
+
+    def then(self, view: AnyView) -> Recipe:
+        """The recipe of the same parameter seen through a view.
+
+        Packed rows stay packed where the view only moves rows, or undoes the arrangement that the binding had to make:
+        GGUF's attn_k_b and attn_v_b, GPT-OSS's rows. Other views make float32 of a quantised format and keep floats.
+
+        Raises:
+            ShapeMismatchError: the view does not fit the shape.
+        """
+        try:
+            shape = view.shape(self.shape)
+        except ShapeMismatchError as error:
+            raise ShapeMismatchError(
+                f"{self.parameter!r}: {error.message}", file=self.file, tensor=self.parameter
+            ) from None
+        shorter = self._undone(view)
+        if shorter is not None:
+            return replace(shorter, parameter=self.parameter)
+        elements = formats.find(self.format).block_elements == 1
+        return Recipe(
+            self.parameter, shape, self.format if view.packed or elements else "f32", (self,), how=view
+        )
+
+    def _undone(self, view: AnyView) -> Recipe | None:
+        """What is left when the view undoes this recipe's own arrangement; None when it does not."""
+        first = self.parts[0]
+        if not isinstance(first, Recipe):
+            return None
+        match self.how, view:
+            case (ExpertColumns(before), ExpertRows(after)) if before == after:
+                return first
+            case (ExpertColumns(False), ExpertRows(True)):
+                return first.then(DeinterleaveRows())
+            case (Interleave(), Deinterleave()):
+                return first
+            case (MlaHalves() as halves, MlaKeys(heads, nope)) if (halves.heads, halves.nope) == (
+                heads,
+                nope,
+            ):
+                return first
+            case (MlaHalves() as halves, MlaValues(heads, nope)) if (halves.heads, halves.nope) == (
+                heads,
+                nope,
+            ):
+                values = self.parts[1]
+                return values if isinstance(values, Recipe) else None
+            case _:
+                return None
 
     @staticmethod
     def concat(recipes: Sequence[Recipe], parameter: str = "") -> Recipe:
@@ -167,6 +262,12 @@ class Recipe:
     def assemble(self, fetch: Callable[[TensorHeader], Bytes]) -> Bytes:
         """uint8[nbytes]: the parameter's bytes, a view of the source when nothing had to be moved."""
         pieces = [part.assemble(fetch) for part in self.parts]
+        if self.how is not None:
+            tensors = [
+                RawTensor(part.format, part.shape, piece)
+                for part, piece in zip(self.parts, pieces, strict=True)
+            ]
+            return viewed(self.how, tensors[0]) if isinstance(self.how, AnyView) else self.how.apply(tensors)
         if len(pieces) == 1:
             return pieces[0]
         if self.axis == 0:
