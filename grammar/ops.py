@@ -52,6 +52,7 @@ def _op(
 
 _EPS = {"eps": Attr("float")}
 _NORM = {"eps": Attr("float"), "offset": Attr("float", 0.0)}
+_HEADS = {"heads": Attr("int"), "nope": Attr("int")}
 _APPROXIMATE = {"approximate": Attr("str", "none")}
 
 OPS: Mapping[str, Op] = {
@@ -74,8 +75,31 @@ OPS: Mapping[str, Op] = {
     ),
     "kt.experts": _op(
         "x indices weights gate_up down gate_up_bias? down_bias?",
-        {"activation": Attr("str", "silu"), "transposed": Attr("bool", False)},
+        {"activation": Attr("str", "silu")},
     ),
+    "kt.router": _op(
+        "logits bias?",
+        {
+            "top_k": Attr("int"),
+            "scoring": Attr("str", "softmax"),
+            "groups": Attr("int", 1),
+            "kept_groups": Attr("int", 1),
+            "group_score": Attr("str", "max"),
+            "normalize": Attr("bool", False),
+            "scale": Attr("float", 1.0),
+        },
+        ("weights", "indices"),
+    ),
+    "kt.mla_expand": _op("q_nope q_rope kv k_rope", outputs=("q", "k", "v")),
+    "kt.mla_attention": _op(
+        "q_nope q_rope latent k_rope w_key w_value key_cache value_cache"
+        " seq_starts context_lens block_tables slots",
+        {"scale": Attr("float")},
+    ),
+    "kt.mla_key_weight": _op("w", _HEADS),
+    "kt.mla_value_weight": _op("w", _HEADS),
+    "kt.expert_rows": _op("w", {"interleaved": Attr("bool", False)}),
+    "kt.deinterleave": _op("x"),
     "kt.concat": _op("tensors", {"dim": Attr("int", 0)}, variadic="tensors"),
     "kt.split": _op("x", {"sizes": Attr("ints")}, outputs=None, variadic="ints"),
     "kt.transfer": _op("x", {"device": Attr("str")}),

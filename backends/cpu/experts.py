@@ -128,8 +128,6 @@ def lower(
 def supports(node: fx.Node) -> str | None:
     """Why a node does not fit, in words, or None."""
     bound = arguments(node)
-    if bound["transposed"]:
-        return "its weights are stored transposed"
     for name in ("gate_up", "down"):
         shape = shape_of(bound[name])
         if not isinstance(bound[name], fx.Node) or bound[name].op != "get_attr" or shape is None:

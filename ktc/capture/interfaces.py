@@ -6,6 +6,7 @@ since kt.attention derives causality and windows from positions.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,8 +20,10 @@ from ktc.capture.captured import CacheSpec
 from ktc.capture.errors import CaptureError
 from ktc.capture.symbols import Dims
 from ktc.capture.tracer import Tracer
+from ktc.dialect import deinterleave
 from ktc.dialect.experts import ACTIVATIONS
 
+_KT = torch.ops.kt
 NAME = "ktc"
 LAYER_TYPES = ("full_attention", "sliding_attention")
 # Tensors that models pass on to every attention function; positions are in the keys already.
@@ -37,7 +40,8 @@ class Step:
         descriptor: fake seq_starts, context_lens, block_tables, slots.
         block_size: tokens of a cache block.
         layer_types: kind of each layer's attention by the model's configuration, or empty.
-        activations: the activation of each experts module by id, where it is one that kt.experts knows.
+        activations: of each experts module by id, where it is one that kt.experts knows: the activation, and
+            whether gate and up are interleaved in the module's parameters.
         caches: the cache of each attention layer traced so far, by layer.
     """
 
@@ -46,7 +50,7 @@ class Step:
     descriptor: tuple[torch.Tensor, ...]
     block_size: int
     layer_types: tuple[str, ...]
-    activations: dict[int, str]
+    activations: dict[int, tuple[str, bool]]
     caches: dict[int, CacheSpec] = field(default_factory=dict)
 
 
@@ -98,7 +102,7 @@ def _attention(
         name = type(module).__name__
         raise CaptureError(f"attention layer {layer} ({name}) {problem}", op="attention", module=name)
     key_cache, value_cache = _cache(step, layer, key, value, int(sliding_window or 0))
-    out = torch.ops.kt.attention.default(
+    out = _KT.attention.default(
         query,
         key,
         value,
@@ -143,28 +147,30 @@ def _experts(
 ) -> torch.Tensor:
     """One layer's routed experts in transformers' calling convention, recorded as kt.experts."""
     step: Step | None = getattr(_RUNNING, "step", None)
-    activation = step.activations.get(id(module)) if step is not None else None
-    if activation is None:
+    found = step.activations.get(id(module)) if step is not None else None
+    if found is None:
         # Experts of another form run as torch ops: each token gathers the weights of its experts.
         result: torch.Tensor = batched_mm_experts_forward(module, hidden_states, top_k_index, top_k_weights)
         return result
+    activation, interleaved = found
+    up, down = module.gate_up_proj, module.down_proj
     biases = (module.gate_up_proj_bias, module.down_proj_bias) if module.has_bias else (None, None)
-    out: torch.Tensor = torch.ops.kt.experts.default(
-        hidden_states,
-        top_k_index,
-        top_k_weights,
-        module.gate_up_proj,
-        module.down_proj,
-        *biases,
-        activation,
-        bool(module.is_transposed),
+    if module.is_transposed:
+        up, down = _KT.expert_rows.default(up, interleaved), _KT.expert_rows.default(down)
+    if interleaved and biases[0] is not None:
+        biases = (_KT.deinterleave.default(biases[0]), biases[1])
+    out: torch.Tensor = _KT.experts.default(
+        hidden_states, top_k_index, top_k_weights, up, down, *biases, activation
     )
     return out
 
 
-def expert_activations(root: nn.Module) -> dict[int, str]:
-    """The kt.experts activation of each experts module by id, found by running its gate on random data."""
-    found: dict[int, str] = {}
+def expert_activations(root: nn.Module) -> dict[int, tuple[str, bool]]:
+    """The kt.experts activation of each experts module by id, found by running its gate on random data.
+
+    With it, whether the gate takes gate and up interleaved; only transposed parameters may be so.
+    """
+    found: dict[int, tuple[str, bool]] = {}
     generator = torch.Generator().manual_seed(0)
     x = 6.0 * torch.randn(5, 32, generator=generator)
     for module in root.modules():
@@ -177,9 +183,11 @@ def expert_activations(root: nn.Module) -> dict[int, str]:
             result = gate(x.clone())
         except Exception:  # a gate of another form
             continue
-        for name, activation in ACTIVATIONS.items():
-            if result.shape == (5, 16) and torch.allclose(result, activation(x), rtol=1e-6, atol=1e-6):
-                found[id(module)] = name
+        orders = (False, True) if getattr(module, "is_transposed", False) else (False,)
+        for name, interleaved in itertools.product(ACTIVATIONS, orders):
+            expected = ACTIVATIONS[name](deinterleave.reference(x) if interleaved else x)
+            if result.shape == (5, 16) and torch.allclose(result, expected, rtol=1e-6, atol=1e-6):
+                found[id(module)] = name, interleaved
     return found
 
 

@@ -62,8 +62,8 @@ def reference(
         first = max(0, context - new - window + 1) if window else 0
         first -= first % block_size
         table = block_tables[sequence, first // block_size : -(-context // block_size)].long()
-        keys = _gather(key_cache, table, context - first)
-        values = _gather(value_cache, table, context - first)
+        keys = gather(key_cache, table, context - first)
+        values = gather(value_cache, table, context - first)
 
         query = q[0, :, begin:end].float().reshape(kv_heads, heads // kv_heads * new, -1)
         scores = (query @ keys.transpose(1, 2)).view(heads, new, context - first) * scale
@@ -83,7 +83,7 @@ def reference(
     return out
 
 
-def _gather(cache: torch.Tensor, table: torch.Tensor, length: int) -> torch.Tensor:
+def gather(cache: torch.Tensor, table: torch.Tensor, length: int) -> torch.Tensor:
     """Blocks `table` of a cache as [Hk, length, D] float32."""
     return cache[table].transpose(0, 1).flatten(1, 2)[:, :length].float()
 
@@ -105,6 +105,12 @@ def fake(
 ) -> torch.Tensor:
     """Shape of `reference`."""
     return q.new_empty((1, q.shape[2], q.shape[1], v.shape[3]))
+
+
+def caches(arguments: Mapping[str, Any]) -> tuple[int, int, int]:
+    """(heads, key_dim, value_dim) of the caches."""
+    k, v = arguments["k"], arguments["v"]
+    return int(k.shape[1]), int(k.shape[3]), int(v.shape[3])
 
 
 def cost(arguments: Mapping[str, Any], context: int) -> Cost:
@@ -134,4 +140,5 @@ SPEC = define(
     fake=fake,
     cost=cost,
     effects=Effects(host_sync=True, data_dependent=True, pinned=True, mutates_kv=True),
+    caches=caches,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -27,6 +27,16 @@ def elementwise(*operands: str, flops: int, results: int = 1) -> Any:
         first = arguments[operands[0]]
         read = sum(nbytes(arguments[name]) for name in operands)
         return Cost(flops * int(first.numel()), read, results * nbytes(first))
+
+    return cost
+
+
+def moved(shape: Callable[..., torch.Tensor]) -> Any:
+    """A cost function for ops that only copy: `shape`, the op's fake, says what is written, and that is read."""
+
+    def cost(arguments: Mapping[str, Any], context: int) -> Cost:
+        size = nbytes(shape(**arguments))
+        return Cost(0, size, size)
 
     return cost
 

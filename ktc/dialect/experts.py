@@ -13,8 +13,9 @@ from ktc.dialect.spec import Cost, Effects, define
 
 
 def _gpt_oss(projected: torch.Tensor) -> torch.Tensor:
-    """GPT-OSS: gate and up interleaved, clamped to 7, `(up + 1) * gate * sigmoid(1.702 * gate)`."""
-    gate, up = projected[..., ::2].clamp(max=7.0), projected[..., 1::2].clamp(-7.0, 7.0)
+    """GPT-OSS: gate and up clamped to 7, `(up + 1) * gate * sigmoid(1.702 * gate)`."""
+    gate, up = projected.chunk(2, dim=-1)
+    gate, up = gate.clamp(max=7.0), up.clamp(-7.0, 7.0)
     return (up + 1) * (gate * torch.sigmoid(gate * 1.702))
 
 
@@ -43,15 +44,14 @@ def reference(
     gate_up_bias: torch.Tensor | None = None,
     down_bias: torch.Tensor | None = None,
     activation: str = "silu",
-    transposed: bool = False,
 ) -> torch.Tensor:
     """Sum over each token's k experts of `weight * down(activation(gate_up(x)))`.
 
     Args:
         x: [T, K]; indices: integers [T, k] in 0..E-1; weights: [T, k].
-        gate_up: [E, 2I, K], gate rows before up rows; down: [E, K, I]. `transposed`: [E, K, 2I], [E, I, K].
+        gate_up: [E, 2I, K], gate rows before up rows; down: [E, K, I].
         gate_up_bias: [E, 2I]; down_bias: [E, K].
-        activation: "silu", "gelu", "gelu_tanh", or "gpt_oss" (gate and up interleaved, clamped).
+        activation: "silu", "gelu", "gelu_tanh", or "gpt_oss" (clamped).
 
     Returns:
         [T, K] in x's dtype.
@@ -65,12 +65,10 @@ def reference(
     out = torch.zeros_like(x)
     for expert in torch.unique(indices).tolist():
         token, choice = torch.where(indices == expert)
-        up_weight, down_weight = gate_up[expert].to(x.dtype), down[expert].to(x.dtype)
-        hidden = x[token] @ (up_weight if transposed else up_weight.T)
+        hidden = x[token] @ gate_up[expert].to(x.dtype).T
         if gate_up_bias is not None:
             hidden = hidden + gate_up_bias[expert].to(x.dtype)
-        hidden = gate(hidden)
-        hidden = hidden @ (down_weight if transposed else down_weight.T)
+        hidden = gate(hidden) @ down[expert].to(x.dtype).T
         if down_bias is not None:
             hidden = hidden + down_bias[expert].to(x.dtype)
         out.index_add_(0, token, (hidden * weights[token, choice, None]).to(out.dtype))
@@ -86,7 +84,6 @@ def fake(
     gate_up_bias: torch.Tensor | None = None,
     down_bias: torch.Tensor | None = None,
     activation: str = "silu",
-    transposed: bool = False,
 ) -> torch.Tensor:
     """Shape of `reference`."""
     return torch.empty_like(x)
@@ -109,8 +106,7 @@ def cost(arguments: Mapping[str, Any], context: int) -> Cost:
 
 SPEC = define(
     "experts(Tensor x, Tensor indices, Tensor weights, Tensor gate_up, Tensor down,"
-    " Tensor? gate_up_bias=None, Tensor? down_bias=None,"
-    ' str activation="silu", bool transposed=False) -> Tensor',
+    ' Tensor? gate_up_bias=None, Tensor? down_bias=None, str activation="silu") -> Tensor',
     reference=reference,
     fake=fake,
     cost=cost,

@@ -72,6 +72,8 @@ class OpSpec:
         fake: its shape function; reads no data.
         cost: (arguments by name with concrete shapes, context) -> Cost; `context` is the mean number of
             cached tokens a sequence attends to, which only attention reads.
+        caches: for an op that writes key/value caches, (arguments by name with shapes) -> (heads, key_dim,
+            value_dim) of the caches [blocks, heads, block_size, dim] that it wants; None for other ops.
     """
 
     name: str
@@ -85,6 +87,7 @@ class OpSpec:
     reference: Callable[..., Any]
     fake: Callable[..., Any]
     cost: Callable[[Mapping[str, Any], int], Cost]
+    caches: Callable[[Mapping[str, Any]], tuple[int, int, int]] | None = None
 
 
 _OPS: dict[str, OpSpec] = {}
@@ -100,12 +103,13 @@ def define(
     weights: tuple[str, ...] = (),
     commutative: bool = False,
     effects: Effects | None = None,
+    caches: Callable[[Mapping[str, Any]], tuple[int, int, int]] | None = None,
 ) -> OpSpec:
     """Registers an op with torch and with the dialect.
 
     Args:
         schema: `name(args) -> results` in torch's schema language, without the namespace.
-        reference, fake, cost, outputs, weights, commutative, effects: see `OpSpec`.
+        reference, fake, cost, outputs, weights, commutative, effects, caches: see `OpSpec`.
 
     Returns:
         The op's record. A name defined twice is a programming error (ValueError).
@@ -130,6 +134,7 @@ def define(
         reference=reference,
         fake=fake,
         cost=cost,
+        caches=caches,
     )
     _OPS[spec.name] = spec
     return spec

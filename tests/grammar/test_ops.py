@@ -20,6 +20,8 @@ def _signature(schema: str) -> Op:
     arguments, results = re.fullmatch(r"\w+\((.*)\) -> (.*)", schema).groups()  # type: ignore[union-attr]
     operands, required, attributes, variadic = [], 0, {}, ""
     for argument in arguments.split(", "):
+        if argument == "*":
+            continue  # what follows is given by name, as every attribute in a .kt file is
         kind, name, default = re.fullmatch(r"(\S+(?: -> \*\))?) (\w+)(?:=(.*))?", argument).groups()  # type: ignore[union-attr]
         if kind.startswith("Tensor"):
             operands.append(name)

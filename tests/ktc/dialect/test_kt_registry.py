@@ -18,7 +18,7 @@ def test_records_follow_the_schemas() -> None:
         assert set(spec.weights) <= set(spec.operands)
         assert len(spec.outputs) == len(schema.returns)
         mutated = any(a.alias_info is not None and a.alias_info.is_write for a in schema.arguments)
-        assert spec.effects.mutates_kv == mutated
+        assert spec.effects.mutates_kv == mutated == (spec.caches is not None)
 
 
 def test_only_symmetric_ops_are_commutative() -> None:
@@ -95,6 +95,29 @@ def test_attention_reads_context_or_window() -> None:
     assert run(1, 100, 16).read_bytes == own + 16 * entry
     assert run(1, 100, 0).flops == 2 * 4 * 100 * 16
     assert run(1, 100, 0).written_bytes == 4 * 8 * 4 + entry
+
+
+def test_latent_attention_reads_its_weights_and_the_latents() -> None:
+    integers = (_meta(2, dtype=torch.int32), _meta(1, dtype=torch.int32), _meta(1, 4, dtype=torch.int32))
+    parts = (_meta(1, 4, 1, 6), _meta(1, 4, 1, 2), _meta(1, 1, 5), _meta(1, 1, 1, 2))
+    caches = (_meta(9, 1, 4, 5, dtype=torch.float16), _meta(9, 1, 4, 2, dtype=torch.float16))
+    slots = _meta(1, dtype=torch.int64)
+    weights = (_meta(4, 5, 6), _meta(4, 7, 5))
+    found = _cost("kt.mla_attention", *parts, *weights, *caches, *integers, slots, 1.0, context=100)
+    elements, entry = 4 * 5 * 6 + 4 * 7 * 5, (5 + 2) * 2
+    assert found.weight_elements == elements
+    assert found.read_bytes == (4 * 6 + 4 * 2 + 5 + 2 + elements) * 4 + 100 * entry
+    assert found.written_bytes == 4 * 7 * 4 + entry
+    assert found.flops == 2 * elements + 2 * 4 * 100 * (2 * 5 + 2)
+
+
+def test_an_op_says_which_caches_it_writes() -> None:
+    own = {"k": _meta(1, 2, 3, 8), "v": _meta(1, 2, 3, 6)}
+    latent = {"latent": _meta(1, 3, 512), "k_rope": _meta(1, 1, 3, 64)}
+    writers = {name: spec.caches for name, spec in ops().items() if spec.caches is not None}
+    assert writers["kt.attention"](own) == (2, 8, 6)
+    assert writers["kt.mla_attention"](latent) == (1, 512, 64)
+    assert len(writers) == 2
 
 
 def test_views_and_other_ops_cost_nothing_here() -> None:
