@@ -21,6 +21,7 @@ from ktc.grammar.diagnostics import Diagnostic, Fix, KtError, Label
 from ktc.grammar.rules import Rules
 from ktc.passes.autoplace import Autoplace
 from ktc.passes.bind import Bind
+from ktc.passes.caches import Caches
 from ktc.passes.check import Check
 from ktc.passes.context import Context, raise_all
 from ktc.passes.lower import Lower, unused_kernels
@@ -143,7 +144,7 @@ def run_passes(context: Context, options: Options) -> list[PassRecord]:
         dump.after("capture", gm)
     manager = PassManager(context, dump, options.progress)
     rewrites = [ApplyRewrite(rewrite) for rewrite in context.rules.rewrites]
-    gm = manager.run(gm, [Bind(), Autoplace(), Check(), *rewrites, Quantize(), Specialize()], Level())
+    gm = manager.run(gm, [Bind(), Autoplace(), Check(), *rewrites, Caches(), Quantize(), Specialize()], Level())
     for phase, graph in list(context.phases.items()):
         graph = manager.run(graph, [Lower(phase)], Level(lowered=True), phase)
         graph = manager.run(

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from ktc.backends.registry import Kernel
     from ktc.grammar.rules import Rules
 
-    from ktc.capture import Captured
+    from ktc.capture import CacheSpec, Captured
+    from ktc.runtime.assembly import Assembly
     from ktc.weights.source import Binding, Recipe, WeightSource
 
 
@@ -78,21 +79,26 @@ class WeightPlan:
 
     Attributes:
         name: the tensor's name in the placed graph: the parameter's, or that of a merge of several.
-        parameters: the model's parameters it is made of, concatenated along rows.
+        assembly: the model's parameters it is made of, concatenated along rows and seen through views.
         shape: logical shape.
-        source_format: number format in the file.
+        source_format: number format of what the recipe reads: the file's, or float32 where a view needs elements.
         format: number format at run time.
         recipe: where the bytes come from; None when the compiler runs without weights.
         stores: the copies that kernels read, by (device, layout).
     """
 
     name: str
-    parameters: tuple[str, ...]
+    assembly: Assembly
     shape: tuple[int, ...]
     source_format: str
     format: str
     recipe: Recipe | None = None
     stores: dict[tuple[str, str], Store] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The model's parameters it is made of, in order."""
+        return self.assembly.parameters
 
 
 @dataclass
@@ -126,9 +132,13 @@ class Context:
     block_size: int = 32
     attributes: dict[str, dict[tuple[str, str | None], Write]] = field(default_factory=dict)  # bind
     matches: dict[str, tuple[str, ...]] = field(default_factory=dict)  # bind: rule -> sites
+    caches: tuple[CacheSpec, ...] = ()  # as captured until `caches` reads them off the rewritten graph
     weights: dict[str, WeightPlan] = field(default_factory=dict)  # quantize
     phases: dict[str, torch.fx.GraphModule] = field(default_factory=dict)  # specialize
     memory: Any = None  # plan_memory
+
+    def __post_init__(self) -> None:
+        self.caches = self.caches or self.captured.caches
 
     @property
     def parameters(self) -> Iterable[str]:

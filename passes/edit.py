@@ -81,6 +81,39 @@ def common_stack(nodes: Iterable[fx.Node]) -> tuple[tuple[str, str], ...]:
     return tuple(shared)
 
 
+def same_type(a: object, b: object) -> bool:
+    """Whether two example values have the same shapes and dtypes; symbolic sizes are compared as they are written."""
+    if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
+        return len(a) == len(b) and all(map(same_type, a, b))
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return a.dtype == b.dtype and str(tuple(a.shape)) == str(tuple(b.shape))
+    return type(a) is type(b) and str(a) == str(b)
+
+
+def refresh(graph: fx.Graph, changed: Iterable[fx.Node]) -> None:
+    """Computes the example values anew that follow from nodes whose own have changed.
+
+    Raises:
+        RuntimeError: a node cannot take what it now reads; its name is in the message.
+    """
+    dirty = set(changed)
+    if not dirty:
+        return
+    with torch.no_grad(), fake_mode(graph):
+        for node in graph.nodes:
+            if node.op not in ("call_function", "call_method") or dirty.isdisjoint(node.all_input_nodes):
+                continue
+            args, kwargs = value_of(node.args), value_of(dict(node.kwargs))
+            try:
+                function = node.target if callable(node.target) else getattr(args[0], str(node.target))
+                value = function(*(args if callable(node.target) else args[1:]), **kwargs)
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                raise RuntimeError(f"{node.name}: {error}") from error
+            if not same_type(value, node.meta.get("val")):
+                node.meta["val"] = value
+                dirty.add(node)
+
+
 def clean(gm: fx.GraphModule) -> None:
     """Removes dead nodes (those that mutate stay), checks the graph and regenerates its code."""
     gm.graph.eliminate_dead_code(keep)

@@ -17,7 +17,7 @@ def emit(context: Context) -> Placement:
     graphs = {name: gm.graph for name, gm in context.phases.items()}
     weights = tuple(
         WeightEntry(
-            store.name, plan.parameters, plan.shape, plan.format, plan.source_format, store.device,
+            store.name, plan.assembly, plan.shape, plan.format, plan.source_format, store.device,
             store.kernel.name if store.kernel is not None else None, store.nbytes,
         )
         for plan in context.weights.values() for store in plan.stores.values()
@@ -28,7 +28,7 @@ def emit(context: Context) -> Placement:
             spec.layer, spec.key, spec.value, spec.heads, spec.key_dim, spec.value_dim, spec.window,
             str(memory.cache_dtypes[spec.key]).replace("torch.", ""), memory.cache_devices[spec.key],
         )
-        for spec in context.captured.caches
+        for spec in context.caches
     )  # fmt: skip
     loaded = {weight.name for weight in weights} | {n for cache in caches for n in (cache.key, cache.value)}
     threads = [device.threads for device in context.devices.values() if device.hardware == "cpu"]

@@ -35,12 +35,11 @@ def parameter_format(parameter: str, context: Context) -> str:
     if parameter in context.weights:
         return context.weights[parameter].format
     write = context.attribute(context.owner(parameter), "quant")
-    return requested(write, parameter, context)
+    return requested(write, source_format(parameter, context))
 
 
-def requested(write: Write | None, parameter: str, context: Context) -> str:
-    """The format that a `quant` write asks for; without one, the file's."""
-    held = source_format(parameter, context)
+def requested(write: Write | None, held: str) -> str:
+    """The format that a `quant` write asks for; without one, the one that is held. Raises KT604."""
     if write is None:
         return held
     name = write.value.name.lower() if isinstance(write.value, Symbol) else ""

@@ -83,7 +83,7 @@ class PlanMemory:
         return gm
 
     def _caches(self, gm: fx.GraphModule, plan: MemoryPlan, context: Context) -> None:
-        specs = context.captured.caches
+        specs = context.caches
         if not specs:
             return
         readers = {

@@ -1,139 +1,128 @@
 """quantize: decides the number format of every weight, and which tensors of the file feed which operand.
 
-Concatenations of weights that rewrites left in the graph are folded: the merged weight becomes one plan whose
-recipe reads the parts' rows one after the other.
+Concatenations and views of weights are folded first (`fold.py`): what they make is one weight, whose recipe arranges
+the rows of its parts when they are loaded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import takewhile
 
 import torch.fx as fx
 from ktc.grammar.diagnostics import Diagnostic, Label, Severity
-from ktc.passes.context import Context, WeightPlan, Write, fail
-from ktc.passes.edit import clean, declare
-from ktc.passes.formats import FLOATS, parameter_format, source_format
-from ktc.passes.ops import op_name, operands
+from ktc.grammar.tree import Span
+from ktc.passes.context import Context, WeightPlan, raise_all
+from ktc.passes.fold import fold
+from ktc.passes.formats import FLOATS, requested, source_format
+from ktc.passes.ops import operands
 
 from ktc.dialect.spec import spec_of
+from ktc.runtime.assembly import Assembly
 from ktc.weights.formats import FORMATS
-from ktc.weights.source import Recipe
 
 
 @dataclass(frozen=True)
 class Quantize:
-    """Fills `context.weights`: one plan for each parameter, or merge of parameters, that the graph reads."""
+    """Fills `context.weights`: one plan for each parameter, merge or view of parameters, that the graph reads."""
 
     name: str = "quantize"
 
     def __call__(self, gm: fx.GraphModule, context: Context) -> fx.GraphModule:
         """See `Pass`. Raises KT604 (unknown format), KT605 (rows that do not divide into blocks)."""
-        folded = [node for node in gm.graph.nodes if op_name(node) == "kt.concat" and _constant(node)]
-        for node in folded:
-            self._fold(gm, node, context)
-        if folded:
-            clean(gm)
+        made = fold(gm, context)
         quantisable = _quantisable(gm.graph)
+        indivisible: list[WeightPlan] = []
         for node in gm.graph.nodes:
-            if node.op != "get_attr" or str(node.target) in context.weights or not _is_weight(node, context):
+            name = str(node.target)
+            if node.op != "get_attr" or name in context.weights:
                 continue
-            self._plan(node, str(node.target), (str(node.target),), node in quantisable, context)
+            if name not in made and name not in context.shapes:
+                continue
+            plan = self._plan(node, made.get(name, Assembly((name,))), node in quantisable, context)
+            context.weights[name] = plan
+            if plan.shape and plan.shape[-1] % FORMATS[plan.format].block_elements:
+                indivisible.append(plan)
+        raise_all(_cannot_be_stored(indivisible, context))
         context.warnings.extend(_quantised_twice(context))
         return gm
 
-    def _fold(self, gm: fx.GraphModule, node: fx.Node, context: Context) -> None:
-        parts = list(node.args[0])  # type: ignore[arg-type]
-        names = [str(part.target) for part in parts]
-        merged = merged_name(names)
-        declare(gm, merged, node.meta["val"])
-        with gm.graph.inserting_before(node):
-            weight = gm.graph.create_node("get_attr", merged, name=f"{next(iter(node.users)).name}_weight")
-        weight.meta = dict(node.meta)
-        node.replace_all_uses_with(weight)
-        context.events.emit(
-            self.name, "folded", context.owner(merged), node=node.name, parts=names, weight=merged
-        )
-        self._plan(weight, merged, tuple(names), bool(_uses_as_weight(weight)), context)
-
-    def _plan(
-        self, node: fx.Node, name: str, parameters: tuple[str, ...], quantisable: bool, context: Context
-    ) -> None:
-        if name in context.weights:
-            return
-        shape = tuple(int(size) for size in node.meta["val"].shape)
-        held = {source_format(parameter, context) for parameter in parameters}
-        if not quantisable:
-            target = "f32"
-        else:
-            targets = {parameter_format(parameter, context) for parameter in parameters}
-            target = targets.pop() if len(targets) == 1 else "f32"
-        recipe = self._recipe(name, parameters, context)
-        plan = WeightPlan(name, parameters, shape, held.pop() if len(held) == 1 else "f32", target, recipe)
-        block = FORMATS[target].block_elements
-        if shape and shape[-1] % block:
-            write = context.attribute(context.owner(parameters[0]), "quant")
-            message = f"`{parameters[0]}` cannot be stored as {target}: its rows have {shape[-1]} elements"
-            note = f"{target} stores blocks of {block} elements"
-            labels = () if write is None else (Label(write.span),)
-            raise fail(Diagnostic("KT605", message, labels, (note,)))
-        context.weights[name] = plan
-        sites = list(dict.fromkeys(context.owner(parameter) for parameter in parameters))
-        context.events.emit(
-            self.name, "format", sites[0], weight=name, sites=sites, held=plan.source_format, format=target,
-            shape=list(shape),
+    def _plan(self, node: fx.Node, assembly: Assembly, quantisable: bool, context: Context) -> WeightPlan:
+        name, shape = str(node.target), tuple(int(size) for size in node.meta["val"].shape)
+        recipe = None if context.binding is None else assembly.recipe(context.binding.recipes, name)
+        held = recipe.format if recipe is not None else _one(
+            source_format(parameter, context) for parameter in assembly.parameters
         )  # fmt: skip
+        target = "f32"
+        if quantisable:
+            writes = [
+                context.attribute(context.owner(parameter), "quant") for parameter in assembly.parameters
+            ]
+            target = _one(requested(write, held) for write in writes)
+        sites = list(dict.fromkeys(context.owner(parameter) for parameter in assembly.parameters))
+        context.events.emit(
+            self.name, "format", sites[0], weight=name, sites=sites, held=held, format=target,
+            shape=list(shape), view=str(assembly) if assembly.views else None,
+        )  # fmt: skip
+        return WeightPlan(name, assembly, shape, held, target, recipe)
 
-    def _recipe(self, name: str, parameters: tuple[str, ...], context: Context) -> Recipe | None:
-        if context.binding is None:
-            return None
-        recipes = [context.binding.recipes[parameter] for parameter in parameters]
-        return recipes[0] if len(recipes) == 1 else Recipe.concat(recipes, name)
+
+def _one(formats: Iterable[str]) -> str:
+    """The format that all parts share, or float32."""
+    found = set(formats)
+    return found.pop() if len(found) == 1 else "f32"
+
+
+def _cannot_be_stored(plans: list[WeightPlan], context: Context) -> list[Diagnostic]:
+    """KT605, one for each rule and kind of view: the first weight, and how many more."""
+    groups: dict[tuple[object, ...], list[WeightPlan]] = {}
+    for plan in plans:
+        views = tuple(type(view) for view in plan.assembly.views)
+        groups.setdefault((_rule_span(plan, context), views, plan.format), []).append(plan)
+    problems = []
+    for found in groups.values():
+        plan, more = found[0], len(found) - 1
+        rows = "rows, as the graph reads them," if plan.assembly.views else "rows"
+        message = f"`{plan.parameters[0]}` cannot be stored as {plan.format}: "
+        message += f"its {rows} have {plan.shape[-1]} elements"
+        notes = [f"{plan.format} stores blocks of {FORMATS[plan.format].block_elements} elements"]
+        if plan.assembly.views:
+            notes.append(f"the graph reads {plan.assembly}, {list(plan.shape)}")
+        if more:
+            notes.append(f"and {more} more weight{'s' * (more > 1)}")
+        problems.append(Diagnostic("KT605", message, _labels(plan, context), tuple(notes)))
+    return problems
 
 
 def _quantised_twice(context: Context) -> list[Diagnostic]:
     """KT607, one for each rule that turns quantised weights of the file into another quantised format."""
-    by_write: dict[Write | None, list[WeightPlan]] = {}
+    groups: dict[Span | None, list[WeightPlan]] = {}
+    in_file: dict[str, str] = {}
     for plan in context.weights.values():
-        if plan.source_format not in FLOATS and plan.format not in (*FLOATS, plan.source_format):
-            by_write.setdefault(context.attribute(context.owner(plan.parameters[0]), "quant"), []).append(
-                plan
-            )
+        in_file[plan.name] = _one(source_format(parameter, context) for parameter in plan.parameters)
+        if in_file[plan.name] not in FLOATS and plan.format not in (*FLOATS, plan.source_format):
+            groups.setdefault(_rule_span(plan, context), []).append(plan)
     found = []
-    for write, plans in by_write.items():
-        shown = [f"`{p.name}` is {p.source_format} in the file and becomes {p.format}" for p in plans[:3]]
-        notes = (
-            *shown,
-            *([f"and {len(plans) - 3} more weights"] if len(plans) > 3 else []),
-            "both roundings remain",
-        )
-        labels = () if write is None else (Label(write.span),)
+    for plans in groups.values():
+        notes = [f"`{p.name}` is {in_file[p.name]} in the file and becomes {p.format}" for p in plans[:3]]
+        if len(plans) > 3:
+            notes.append(f"and {len(plans) - 3} more weights")
+        notes.append("both roundings remain")
+        labels = _labels(plans[0], context)
         message = "a quantised weight is quantised again"
-        found.append(Diagnostic("KT607", message, labels, notes, severity=Severity.WARNING))
+        found.append(Diagnostic("KT607", message, labels, tuple(notes), severity=Severity.WARNING))
     return found
 
 
-def merged_name(names: Iterable[str]) -> str:
-    """`a.{q+k+v}_proj.weight` style: one dotted name for several parameters of one parent module."""
-    parts = [name.split(".") for name in names]
-    head = _common(parts)
-    tail = _common([part[len(head) :][::-1] for part in parts])[::-1]
-    middle = "+".join(".".join(part[len(head) : len(part) - len(tail)]) for part in parts)
-    return ".".join([*head, middle, *tail])
+def _rule_span(plan: WeightPlan, context: Context) -> Span | None:
+    """Where the `quant` that speaks of a weight is written."""
+    write = context.attribute(context.owner(plan.parameters[0]), "quant")
+    return None if write is None else write.span
 
 
-def _common(lists: list[list[str]]) -> list[str]:
-    """The items that all lists begin with."""
-    shared = takewhile(lambda column: len(set(column)) == 1, zip(*lists, strict=False))
-    return [column[0] for column in shared]
-
-
-def _constant(node: fx.Node) -> bool:
-    parts = node.args[0]
-    return isinstance(parts, (list, tuple)) and all(
-        isinstance(p, fx.Node) and p.op == "get_attr" for p in parts
-    )
+def _labels(plan: WeightPlan, context: Context) -> tuple[Label, ...]:
+    span = _rule_span(plan, context)
+    return () if span is None else (Label(span),)
 
 
 def _uses_as_weight(node: fx.Node) -> list[fx.Node]:
@@ -152,7 +141,3 @@ def _quantisable(graph: fx.Graph) -> set[fx.Node]:
     return {
         n for n in graph.nodes if n.op == "get_attr" and n.users and len(_uses_as_weight(n)) == len(n.users)
     }
-
-
-def _is_weight(node: fx.Node, context: Context) -> bool:
-    return str(node.target) in context.parameters

@@ -6,6 +6,7 @@ when the match would cross a device boundary, or when `where` does not hold.
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -13,14 +14,14 @@ from typing import Any
 import torch.fx as fx
 from ktc.grammar.diagnostics import Diagnostic, Label
 from ktc.grammar.evaluate import EvaluationError, applies, evaluate
-from ktc.grammar.tree import Attribute, Bool, Capture, Number, OpCall, Rewrite, Text
+from ktc.grammar.tree import Attribute, Bool, Capture, Name, Number, OpCall, Rewrite, Text
 from ktc.grammar.values import Value
 from ktc.passes.context import Context, fail, no_value
 from ktc.passes.counts import bounds, count_words
-from ktc.passes.edit import call, clean, common_stack, element, inherit, sites_of
+from ktc.passes.edit import call, clean, common_stack, element, inherit, refresh, same_type, sites_of
 from ktc.passes.match import Match, Pattern
 from ktc.passes.ops import op_name, overload, signature
-from ktc.passes.queries import queries
+from ktc.passes.queries import known, queries
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class ApplyRewrite:
         pattern = Pattern(self.rewrite)
         fresh: set[fx.Node] = set()
         missed: Counter[str] = Counter()
+        retyped: list[fx.Node] = []
         fired = 0
         for node in list(gm.graph.nodes):
             if node._erased or op_name(node) != pattern.anchor.call.op:
@@ -47,8 +49,9 @@ class ApplyRewrite:
             for match in pattern.find(node, fresh):
                 reason = self._refusal(match, context)
                 if reason is None:
-                    created = self._replace(gm.graph, match, context)
+                    created, changed = self._replace(gm.graph, match, context)
                     fresh.update(created)
+                    retyped.extend(changed)
                     fired += 1
                     reasons.clear()
                     break
@@ -57,6 +60,7 @@ class ApplyRewrite:
                 missed[reason] += 1
                 self._event(context, "missed", node, reason=reason)
         if fired:
+            self._retype(gm.graph, retyped)
             clean(gm)
         self._count(fired, missed, context)
         return gm
@@ -72,8 +76,9 @@ class ApplyRewrite:
         nodes = match.nodes()
         outputs = {name.id for bind in self.rewrite.replace for name in bind.names}
         kept = {value for name, value in match.values.items() if name in outputs}
-        inside = set(nodes)
-        for node in nodes:
+        results = [item for node in nodes for item in node.users if item.target is operator.getitem]
+        inside = {*nodes, *results}
+        for node in inside:
             for user in node.users:
                 if user not in inside and user not in kept and node not in kept:
                     names = [name for name, value in match.values.items() if value is node]
@@ -85,13 +90,28 @@ class ApplyRewrite:
                 return f"it would cross a device boundary ({', '.join(sorted(map(str, places)))})"
         if self.rewrite.where is not None:
             try:
+                known(self.rewrite.where, match)
                 if not applies(self.rewrite.where, queries(match, context)):
                     return "`where` does not hold"
             except EvaluationError as error:
                 raise fail(no_value(error)) from error
         return None
 
-    def _replace(self, graph: fx.Graph, match: Match, context: Context) -> list[fx.Node]:
+    def _retype(self, graph: fx.Graph, changed: list[fx.Node]) -> None:
+        """Carries results of another shape or dtype on to what reads them; KT504 where that cannot take them."""
+        try:
+            refresh(graph, changed)
+        except RuntimeError as error:
+            first = changed[0]
+            notes = (f"`{first.name}` is now {_type(first)}", str(error))
+            message = f"rewrite `{self.rewrite.name.id}` makes a result of another type, which its reader cannot take"
+            span = self.rewrite.replace[0].span
+            raise fail(Diagnostic("KT504", message, (Label(span),), notes)) from error
+
+    def _replace(
+        self, graph: fx.Graph, match: Match, context: Context
+    ) -> tuple[list[fx.Node], list[fx.Node]]:
+        """Puts the replacement in the place of a match: the nodes made, and the results whose type is another."""
         outputs = {
             name.id: match.values[name.id]
             for bind in self.rewrite.replace
@@ -110,6 +130,7 @@ class ApplyRewrite:
         with graph.inserting_before(after):
             for bind in self.rewrite.replace:
                 builder.bind(bind.names, bind.call, [outputs[n.id] for n in bind.names if n.id in outputs])
+        changed: list[fx.Node] = []
         for name, old in outputs.items():
             self._event(
                 context,
@@ -118,7 +139,10 @@ class ApplyRewrite:
                 replaced_by=builder.nodes[0].name,
                 nodes=[n.name for n in match.nodes()],
             )
-            old.replace_all_uses_with(builder.values[name])
+            new = builder.values[name]
+            if not same_type(old.meta["val"], new.meta["val"]):
+                changed.append(new)
+            old.replace_all_uses_with(new)
         names = {builder.values[name]: old.name for name, old in outputs.items()}
         for node in reversed(match.nodes()):
             for user in list(node.users):
@@ -129,9 +153,9 @@ class ApplyRewrite:
         for (
             new,
             name,
-        ) in names.items():  # the name lives on, so that a reader can follow a value through the dumps
+        ) in names.items():  # the name lives on, so that a value can be followed through the dumps
             new.name = name
-        return builder.created
+        return builder.created, changed
 
     def _count(self, fired: int, missed: Counter[str], context: Context) -> None:
         low, high = bounds(self.rewrite.expect, context)
@@ -148,6 +172,11 @@ class ApplyRewrite:
         code = "KT507" if crossing and fired < low else "KT503"
         message = f"rewrite `{self.rewrite.name.id}` fired {fired} time{'s' * (fired != 1)}, "
         raise fail(Diagnostic(code, message + f"not {count_words(low, high)}", (Label(span),), tuple(notes)))
+
+
+def _type(node: fx.Node) -> str:
+    value = node.meta["val"]
+    return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
 
 
 class _Builder:
@@ -219,7 +248,12 @@ class _Builder:
             args = [positional[0], positional[1:]]
         else:
             args = positional
-        node = call(self.graph, target, tuple(args), given)
+        try:
+            node = call(self.graph, target, tuple(args), given)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            where = next((n.meta["site"] for n in sources if n.meta.get("site")), "")
+            message = f"`{op.op}` of the replacement does not fit at `{where}`"
+            raise fail(Diagnostic("KT506", message, (Label(op.span),), (str(error),))) from error
         inherit(node, sources)
         node.meta["stack"] = common_stack(sources)
         if pinned is not None:
@@ -234,7 +268,11 @@ class _Builder:
         if isinstance(item, (Number, Text, Bool)):
             return item.value
         if not isinstance(item, Capture):
-            return evaluate(item, self.functions)
+            return self.computed(item)
+        if item.name not in self.values and item.name not in self.match.values:
+            return self.computed(
+                Name(item.span, item.name)
+            )  # a size: a dimension, or a parameter of the file
         value = self.values.get(item.name, self.match.values.get(item.name))
         if isinstance(value, fx.Node) and value.op == "get_attr":
             fresh = self.graph.create_node("get_attr", str(value.target), name=value.name)
@@ -244,7 +282,18 @@ class _Builder:
         return value
 
     def attribute(self, attribute: Attribute) -> Value:
-        """The value of an attribute: a literal, or what a name of the pattern captured."""
-        if isinstance(attribute.value, Capture):
-            return self.match.values[attribute.value.name]  # type: ignore[no-any-return]
-        return evaluate(attribute.value, self.functions)  # type: ignore[no-any-return]
+        """The value of an attribute: a literal, what a name of the pattern captured, or an expression of such names."""
+        value = attribute.value
+        if isinstance(value, Capture):
+            if value.name in self.match.values:
+                return self.match.values[value.name]  # type: ignore[no-any-return]
+            value = Name(value.span, value.name)
+        return self.computed(value)
+
+    def computed(self, expression: Any) -> Value:
+        """The value of an expression. Raises KtError (KT109) when it has none."""
+        try:
+            known(expression, self.match)
+            return evaluate(expression, self.functions)  # type: ignore[no-any-return]
+        except EvaluationError as error:
+            raise fail(no_value(error)) from error

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from ktc.compiler import Compiled
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass

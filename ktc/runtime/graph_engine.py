@@ -17,7 +17,7 @@ from ktc.runtime.load import StoredWeight, load_weights
 from ktc.runtime.placement import DTYPES, PhaseEntry, Placement
 from ktc.runtime.program import Program
 from ktc.runtime.step import Step
-from ktc.weights.source import Recipe, WeightSource
+from ktc.weights.source import WeightSource
 
 Progress = Callable[[int, int], None]
 
@@ -85,8 +85,7 @@ def stored_weights(placement: Placement, source: WeightSource) -> list[StoredWei
             raise ArtifactError(
                 f"{source.path} has no tensor for {missing[0]!r}", hint="compile again for this source"
             )
-        recipes = [binding.recipes[name] for name in entry.parameters]
-        recipe = recipes[0] if len(recipes) == 1 else Recipe.concat(recipes, entry.name)
+        recipe = entry.assembly.recipe(binding.recipes, entry.name)
         if recipe.format != entry.source_format:
             text = f"{entry.name!r} was compiled from {entry.source_format} and {source.path} holds {recipe.format}"
             raise ArtifactError(text, hint="compile again for this source")

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 import torch.fx as fx
 
-from ktc.errors import ArtifactError
+from ktc.errors import ArtifactError, WeightError
+from ktc.runtime.assembly import Assembly
 from ktc.runtime.graph_json import from_json, to_json
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -21,22 +22,37 @@ class WeightEntry:
 
     Attributes:
         name: its name in the graphs.
-        parameters: the model's parameters it is made of, by rows.
+        assembly: the model's parameters it is made of, concatenated along rows and seen through views.
         shape: logical shape.
-        format: number format at run time; `source_format` in the file.
+        format: number format at run time; `source_format` is that of what is read.
         device: name of a declared device.
         kernel: the kernel in whose layout it lies; None for an ordinary tensor.
         nbytes: bytes in that layout.
     """
 
     name: str
-    parameters: tuple[str, ...]
+    assembly: Assembly
     shape: tuple[int, ...]
     format: str
     source_format: str
     device: str
     kernel: str | None
     nbytes: int
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The model's parameters it is made of, in order."""
+        return self.assembly.parameters
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {**vars(self), "assembly": self.assembly.to_json(), "shape": list(self.shape)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> WeightEntry:
+        """Reads what `to_json` wrote. Raises KeyError, TypeError, ValueError or WeightError for anything else."""
+        assembly = Assembly.from_json(data["assembly"])
+        return cls(**{**data, "assembly": assembly, "shape": tuple(data["shape"])})
 
 
 @dataclass(frozen=True)
@@ -118,7 +134,7 @@ class Placement:
             "phases": [asdict(phase) for phase in self.phases],
             "devices": self.devices,
             "io_device": self.io_device,
-            "weights": [asdict(weight) for weight in self.weights],
+            "weights": [weight.to_json() for weight in self.weights],
             "caches": [asdict(cache) for cache in self.caches],
             "buffer_devices": self.buffer_devices,
             "tokens": self.tokens,
@@ -139,10 +155,7 @@ class Placement:
                 phases=tuple(PhaseEntry(**phase) for phase in data["phases"]),
                 devices=dict(data["devices"]),
                 io_device=data["io_device"],
-                weights=tuple(
-                    WeightEntry(**{**w, "parameters": tuple(w["parameters"]), "shape": tuple(w["shape"])})
-                    for w in data["weights"]
-                ),
+                weights=tuple(WeightEntry.from_json(weight) for weight in data["weights"]),
                 caches=tuple(CacheEntry(**cache) for cache in data["caches"]),
                 buffers=buffers,
                 buffer_devices=dict(data["buffer_devices"]),
@@ -155,7 +168,7 @@ class Placement:
                 threads=data.get("threads"),
             )
             found._check()
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, WeightError) as error:
             raise ArtifactError(
                 f"the plan of the artifact cannot be read: {error!r}", hint="compile again"
             ) from error

@@ -142,7 +142,7 @@ def test_inspect(folder: Path, ktc: Ktc) -> None:
         and "q8_0" in out
         and "KV cache for 256 tokens" in out
     )
-    assert ktc.json("inspect", folder / "rules.ktc")["manifest"]["format"] == 1
+    assert ktc.json("inspect", folder / "rules.ktc")["manifest"]["format"] == 2
     code, out, _ = ktc("inspect", folder / "m.gguf", "--tensors")
     assert code == 0 and "blk.0.attn_q.weight" in out
     assert ktc.json("inspect", folder / "m.gguf")

@@ -239,10 +239,10 @@ def test_plan_that_does_not_fit_the_weights(copy: Path, damage: str) -> None:
 
 
 def test_other_format_version_and_isa(copy: Path) -> None:
-    edit(copy / "manifest.json", lambda m: m.update(format=2))
-    with pytest.raises(ArtifactError, match="artifact format 2"):
+    edit(copy / "manifest.json", lambda m: m.update(format=1))
+    with pytest.raises(ArtifactError, match="artifact format 1"):
         artifacts.load(copy)
-    edit(copy / "manifest.json", lambda m: (m.update(format=1), m["hardware"].update(isa="amx")))
+    edit(copy / "manifest.json", lambda m: (m.update(format=artifacts.FORMAT), m["hardware"].update(isa="amx")))
     with pytest.raises(ArtifactError, match="compiled for amx"):
         artifacts.load(copy)
 
