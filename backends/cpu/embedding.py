@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.fx as fx
+from ktc.backends import file_layout
 from ktc.backends.cpu import packed
 from ktc.backends.cpu.library import OperandError, arguments, define, insert, refuse, shape_of
 from ktc.backends.registry import Kernel, Weight, register
@@ -92,13 +93,6 @@ def lower_file(
     return _lower(FILE_OP, graph, node, weights)
 
 
-def copy_blocks(blocks: torch.Tensor, weight: Weight, out: torch.Tensor) -> None:
-    """The "file" layout: the blocks as they are. Raises OperandError for sizes that differ."""
-    if blocks.numel() != out.numel():
-        raise refuse("embedding_file", "out", out, f"uint8[{blocks.numel()}]")
-    out.copy_(blocks.reshape(-1))
-
-
 def _is_matrix(node: fx.Node) -> str | None:
     shape = shape_of(arguments(node)["weight"])
     return None if shape is not None and len(shape) == 2 else "its weight is not a matrix"
@@ -127,8 +121,8 @@ register(
         formats=frozenset(FORMATS),
         rank=5,
         supports=_is_matrix,
-        layout="file",
-        pack=copy_blocks,
-        packed_bytes=lambda weight: nbytes(weight.format, weight.shape),
+        layout=file_layout.LAYOUT,
+        pack=file_layout.pack,
+        packed_bytes=file_layout.packed_bytes,
     )
 )

@@ -7,17 +7,16 @@ from typing import Any
 
 import torch
 import torch.fx as fx
+from ktc.backends.operands import OperandError as OperandError
+from ktc.backends.operands import arguments as arguments
+from ktc.backends.operands import described
+from ktc.backends.operands import insert as insert
+from ktc.backends.operands import shape_of as shape_of
 from ktc.backends.registry import Kernel, Weight, register
-
-from ktc.errors import KtcError
 
 LIBRARY = torch.library.Library("kt_cpu", "DEF")  # type: ignore[no-untyped-call]
 
 _DIRECT: dict[torch._ops.OpOverload, Callable[..., Any]] = {}
-
-
-class OperandError(KtcError, ValueError):
-    """An operand of a kernel with the wrong dtype, shape, device or memory layout."""
 
 
 def define(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> torch._ops.OpOverload:
@@ -40,35 +39,9 @@ def direct(op: object) -> Callable[..., Any] | None:
     return _DIRECT.get(op) if isinstance(op, torch._ops.OpOverload) else None
 
 
-def arguments(node: fx.Node) -> Mapping[str, Any]:
-    """The arguments of a dialect node by name, defaults filled in."""
-    schema = node.target._schema.arguments  # type: ignore[union-attr]
-    bound = {a.name: a.default_value for a in schema if a.has_default_value()}
-    bound.update(zip((a.name for a in schema), node.args, strict=False))
-    bound.update(node.kwargs)
-    return bound
-
-
-def insert(graph: fx.Graph, node: fx.Node, op: torch._ops.OpOverload, args: tuple[Any, ...]) -> fx.Node:
-    """Adds a call of `op` just before `node`, with its metadata."""
-    with graph.inserting_before(node):
-        new = graph.call_function(op, args)
-    new.meta = dict(node.meta)
-    return new
-
-
-def shape_of(argument: object) -> tuple[int | torch.SymInt, ...] | None:
-    """The shape that a graph records for a node, or None where it records none."""
-    value = argument.meta.get("val") if isinstance(argument, fx.Node) else None
-    return tuple(value.shape) if isinstance(value, torch.Tensor) else None
-
-
 def refuse(op: str, operand: str, tensor: torch.Tensor, wanted: str) -> OperandError:
     """The error for an operand that is not what the kernel takes."""
-    what = f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)} on {tensor.device}"
-    if not tensor.is_contiguous():
-        what += f" with strides {list(tensor.stride())}"
-    return OperandError(f"kt_cpu.{op}: `{operand}` must be {wanted}, not {what}")
+    return OperandError(f"kt_cpu.{op}: `{operand}` must be {wanted}, not {described(tensor)}")
 
 
 def check_floats(op: str, **operands: torch.Tensor) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 import torch.fx as fx
+from ktc.backends.operands import arguments
 from ktc.backends.registry import Kernel, Weight, register
+from ktc.backends.torch.library import DTYPES, HARDWARE
+from ktc.backends.torch.pieces import SCORE_COPIES
 
 from ktc.dialect import ops
 from ktc.weights.formats import FORMATS
 
-DTYPES = frozenset({"float32", "float16", "bfloat16"})
 UNLOWERED = frozenset({"kt.transfer", "kt.split", "kt.concat"})
 
 
@@ -22,16 +25,45 @@ def keep(
     return node
 
 
+def converted(node: fx.Node, weights: Mapping[str, Weight]) -> int:
+    """Bytes of weights in the activations' dtype, where they are held in another: the references convert them whole."""
+    itemsize = int(node.meta["val"].element_size())
+    held = {"f16": 2, "bf16": 2}
+    total = 0
+    for weight in weights.values():
+        # Of stacked experts, one matrix at a time.
+        rows, columns = weight.shape[-2:]
+        total += rows * columns * itemsize if held.get(weight.format, 4) != itemsize else 0
+    return total
+
+
+def scores(node: fx.Node, weights: Mapping[str, Weight]) -> int | torch.SymInt:
+    """Bytes of the scores of every new token against a whole context."""
+    bound = arguments(node)
+    query = bound["q" if "q" in bound else "q_nope"].meta["val"]
+    context = bound["block_tables"].meta["val"].shape[1] * bound["key_cache"].meta["val"].shape[2]
+    nbytes: int | torch.SymInt = 4 * SCORE_COPIES * query.shape[1] * query.shape[2] * context
+    return nbytes
+
+
+_WORKSPACE: Mapping[str, Callable[[fx.Node, Mapping[str, Weight]], int | torch.SymInt]] = {
+    "kt.linear": converted,
+    "kt.experts": converted,
+    "kt.attention": scores,
+    "kt.mla_attention": scores,
+}
+
 for _spec in ops().values():
     if _spec.name not in UNLOWERED:
         register(
             Kernel(
                 name=_spec.name.replace("kt.", "torch.", 1),
                 op=_spec.name,
-                hardware=frozenset({"cpu", "cuda"}),
+                hardware=HARDWARE,
                 lower=keep,
                 formats=frozenset(FORMATS) if _spec.weights else frozenset(),
                 dtypes=DTYPES,
                 rank=-1,
+                workspace=_WORKSPACE.get(_spec.name),
             )
         )
