@@ -13,17 +13,6 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 
 
-def processor() -> str:
-    """The processor's name, as the system gives it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def commit() -> str:
     """Short hash of the checkout, with `+` when sources differ from it; "unknown" outside of git."""
 
@@ -47,6 +36,7 @@ def load() -> str:
 def header(title: str, *facts: str) -> str:
     """The head of a result's page, Markdown."""
     from ktc import _cpu
+    from ktc.machine import processor
 
     cores = len(os.sched_getaffinity(0))
     versions = ", ".join(f"{name} {version(name)}" for name in ("ktc", "torch", "transformers"))

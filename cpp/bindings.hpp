@@ -7,5 +7,6 @@ void bind_isa(nanobind::module_& m);      // isa/: cpuid, KTC_CPU_ISA, dispatch 
 void bind_formats(nanobind::module_& m);  // formats/: dequantise and quantise
 void bind_arena(nanobind::module_& m);    // runtime/: huge-page arenas
 void bind_pool(nanobind::module_& m);     // runtime/: the thread pool
+void bind_limits(nanobind::module_& m);   // limits/: the machine's measured limits
 void bind_kernels(nanobind::module_& m);  // kernels/: linear, norms, rope, attention, ...
 }  // namespace ktc

@@ -10,5 +10,6 @@ NB_MODULE(_cpu, m) {
   ktc::bind_formats(m);
   ktc::bind_arena(m);
   ktc::bind_pool(m);
+  ktc::bind_limits(m);
   ktc::bind_kernels(m);
 }
