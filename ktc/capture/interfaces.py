@@ -62,7 +62,12 @@ def set_step(step: Step | None) -> None:
     _RUNNING.step = step
 
 
-def _attention(
+def is_running() -> bool:
+    """Whether this thread captures a language model, so that `attention` has caches to write."""
+    return getattr(_RUNNING, "step", None) is not None
+
+
+def attention(
     module: nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -191,5 +196,5 @@ def expert_activations(root: nn.Module) -> dict[int, tuple[str, bool]]:
     return found
 
 
-AttentionInterface.register(NAME, _attention)
+AttentionInterface.register(NAME, attention)
 ALL_EXPERTS_FUNCTIONS.register(NAME, _experts)

@@ -72,12 +72,12 @@ def _find_tables(module: nn.Module, kind: str | None) -> tuple[str, float, Form]
         return None
     cos, sin = rotary.reference(_POSITIONS.to(frequencies.device), frequencies, float(scaling))
     for form in FORMS:
-        if _agree(found, _as_form(cos, sin, form)):
+        if _agree(found, as_form(cos, sin, form)):
             return buffer, float(scaling), form
     return None
 
 
-def _as_form(cos: torch.Tensor, sin: torch.Tensor, form: Form) -> tuple[torch.Tensor, ...]:
+def as_form(cos: torch.Tensor, sin: torch.Tensor, form: Form) -> tuple[torch.Tensor, ...]:
     """kt.rotary's tables as the model's own functions want them."""
     if form == "full":
         return cos, sin
@@ -98,7 +98,7 @@ def _lift(
             return NotImplemented
         buffer, scaling, form = verified
         cos, sin = _KT.rotary.default(position_ids, module._buffers[buffer], scaling)
-        result = _as_form(cos, sin, form)
+        result = as_form(cos, sin, form)
         for part in result:
             tracer().tables[id(part)] = (form, cos, sin)
         return result if len(result) > 1 else result[0]
@@ -133,7 +133,7 @@ def _find_layouts(function: Callable[..., Any]) -> Iterator[tuple[tuple[Form, bo
         cos, sin = rotary.reference(_POSITIONS, frequencies, 1.25)
         for form in FORMS:
             try:
-                found = function(q.clone(), k.clone(), *_as_form(cos, sin, form))
+                found = function(q.clone(), k.clone(), *as_form(cos, sin, form))
             except Exception:  # tables of another form
                 continue
             for layout in LAYOUTS:
@@ -172,7 +172,7 @@ def _replacement(
     def call(*args: Any, **kwargs: Any) -> Any:
         given = dict(zip((p.name for p in parameters), args, strict=False)) | kwargs
         values = [given.get(p.name, p.default) for p in parameters]
-        tables = _full_tables(values[2:4], tracer())
+        tables = full_tables(values[2:4], tracer())
         if tables is None:
             return function(*args, **kwargs)
         form, cos, sin = tables
@@ -191,7 +191,7 @@ def _replacement(
     return call
 
 
-def _full_tables(values: list[Any], tracer: Tracer) -> tuple[Form, torch.Tensor, torch.Tensor] | None:
+def full_tables(values: list[Any], tracer: Tracer) -> tuple[Form, torch.Tensor, torch.Tensor] | None:
     """kt.rotary's own tables behind what a model passes to its function; None for tables of other origin."""
     if not values or not isinstance(values[0], torch.Tensor) or id(values[0]) not in tracer.tables:
         return None

@@ -16,8 +16,10 @@ from ktc.capture.captured import CacheSpec
 from ktc.capture.errors import CaptureError, model_line
 from ktc.capture.functions import FUNCTION_LIFTS
 from ktc.capture.hook import LOCK, module_calls
+from ktc.capture.latent import latent_lifts
 from ktc.capture.modules import module_lifts
 from ktc.capture.rotary import apply_lifts, rotary_lifts
+from ktc.capture.routers import router_lifts
 from ktc.capture.stamp import stampable
 from ktc.capture.symbols import Dims
 from ktc.capture.tracer import Tracer
@@ -26,7 +28,8 @@ from ktc.capture.tracer import Tracer
 def make_tracer(root: nn.Module, dims: Dims, *, stamp: bool) -> Tracer:
     """A tracer with all lifts that trials on `root` confirm."""
     holder: list[Tracer] = []
-    lifts = module_lifts(root) | rotary_lifts(root, lambda: holder[0])
+    lifts = module_lifts(root) | router_lifts(root)
+    lifts |= rotary_lifts(root, lambda: holder[0]) | latent_lifts(root, lambda: holder[0])
     prefix = str(getattr(root, "base_model_prefix", ""))
     tracer = Tracer(
         root,

@@ -37,6 +37,23 @@ _UNCAPTURABLE = (
 )
 
 ModuleLift = Callable[..., Any]
+
+
+class Composite:
+    """A lift that records more than one op, whose nodes are then named after the module and the op.
+
+    Args:
+        forward: runs in place of the module's own.
+    """
+
+    def __init__(self, forward: ModuleLift) -> None:
+        self.forward = forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What `forward` returns."""
+        return self.forward(*args, **kwargs)
+
+
 FunctionLift = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 
 
@@ -164,7 +181,7 @@ class Tracer(Recorder, TorchFunctionMode):
             self._stack.append((name, type(module).__name__))
         lift = self._module_lifts.get(id(module))
         self._calls.append(module)
-        self._lifted.append(lift is not None)
+        self._lifted.append(lift is not None and not isinstance(lift, Composite))
         try:
             if lift is not None and not _has_hooks(module):
                 result = lift(*args, **kwargs)

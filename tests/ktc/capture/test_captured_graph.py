@@ -66,7 +66,11 @@ def test_every_architecture_is_lifted(name: str) -> None:
     assert ops["kt.rotary"] == (2 if name == "gemma3_text" else 1)
     assert ops["kt.experts"] == (2 if moe else 1 if first_dense else 0)
     assert ops["kt.rms_norm"] >= 5
-    assert not {"rsqrt", "cos", "sin", "softmax"} & set(ops) or moe or first_dense
+    assert ops["kt.router"] == ops["kt.experts"]
+    assert ops["kt.mla_expand"] == (2 if name.startswith("deepseek") else 0)
+    assert ops["kt.expert_rows"] == (4 if name == "gpt_oss" else 0)
+    assert ops["kt.deinterleave"] == (2 if name == "gpt_oss" else 0)
+    assert not {"rsqrt", "cos", "sin", "softmax", "topk", "one_hot"} & set(ops)
 
 
 def test_inputs_and_dims(llama: Captured) -> None:
