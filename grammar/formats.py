@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 FORMATS = (
     *("f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"),
-    *("iq4_nl", "iq4_xs", "mxfp4"),
+    *("iq4_nl", "iq4_xs", "mxfp4", "fp8"),
 )
 """Formats a weight can be stored in; `none` keeps it as the file has it."""
 

@@ -104,7 +104,7 @@ register(
         op="kt.embedding",
         hardware=frozenset({"cpu"}),
         lower=lower,
-        formats=frozenset(FORMATS),
+        formats=frozenset(packed.PACKED),
         rank=10,
         supports=lambda node: packed.misfit(arguments(node)["weight"]),
         layout=packed.LAYOUT,

@@ -18,7 +18,6 @@ from ktc.backends.registry import Kernel, Weight, register
 
 from ktc import _cpu
 from ktc.dialect.experts import ACTIVATIONS
-from ktc.weights.formats import FORMATS
 
 LAYOUT = "r16.experts"
 ALIGNMENT = 64
@@ -143,7 +142,7 @@ register(
         op="kt.experts",
         hardware=frozenset({"cpu"}),
         lower=lower,
-        formats=frozenset(FORMATS),
+        formats=frozenset(packed.PACKED),
         rank=10,
         supports=supports,
         layout=LAYOUT,

@@ -16,7 +16,6 @@ from ktc.backends.cpu.library import arguments, define, insert, refuse, vector
 from ktc.backends.registry import Kernel, Option, Weight, register
 
 from ktc import _cpu
-from ktc.weights.formats import FORMATS
 
 _call = _cpu.linear
 
@@ -87,7 +86,7 @@ register(
         op="kt.linear",
         hardware=frozenset({"cpu"}),
         lower=lower,
-        formats=frozenset(FORMATS),
+        formats=frozenset(packed.PACKED),
         options={"threads": Option(int, "most threads to use; 0, the default, for all")},
         rank=10,
         supports=lambda node: packed.misfit(arguments(node)["weight"]),

@@ -15,7 +15,18 @@ from ktc.backends.registry import Weight
 from ktc import _cpu
 from ktc.weights.formats import FORMATS
 
+
+def _has_layout(format: str) -> bool:
+    try:
+        _cpu.packed_bytes(format, 16, 1024)
+    except ValueError:
+        return False
+    return True
+
+
 LAYOUT = "r16"
+PACKED: tuple[str, ...] = tuple(name for name in FORMATS if _has_layout(name))
+"""The formats that have a packed layout."""
 COLUMNS = 32
 """Rows of packed weights are cut in tiles of this many columns."""
 
@@ -24,7 +35,7 @@ COLUMNS = 32
 def format_id(name: str) -> int:
     """The number by which the C++ kernels know a format. Raises OperandError for one they do not take."""
     if name not in FORMATS:
-        raise OperandError(f"no packed layout for format {name!r}; there is one for {', '.join(FORMATS)}")
+        raise OperandError(f"no packed layout for format {name!r}; there is one for {', '.join(PACKED)}")
     return list(FORMATS).index(name)
 
 

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "formats/float16.hpp"
+#include "formats/float8.hpp"
 #include "formats/format.hpp"
 
 namespace ktc {
@@ -179,6 +180,12 @@ inline void block_mxfp4(const uint8_t* p, float* y) {
   }
 }
 
+inline void block_fp8(const uint8_t* p, float* y) {
+  float d;
+  __builtin_memcpy(&d, p, 4);
+  for (int j = 0; j < 128; ++j) y[j] = e4m3_to_f32(p[4 + j]) * d;
+}
+
 template <int kElements, int kBytes, void (*kBlock)(const uint8_t*, float*)>
 void each(const uint8_t* in, float* out, int64_t blocks) {
   for (int64_t i = 0; i < blocks; ++i) kBlock(in + i * kBytes, out + i * kElements);
@@ -221,6 +228,8 @@ void dequantize_blocks(Format format, const uint8_t* in, float* out, int64_t blo
       return each<256, 136, block_iq4_xs>(in, out, blocks);
     case Format::mxfp4:
       return each<32, 17, block_mxfp4>(in, out, blocks);
+    case Format::fp8:
+      return each<128, 132, block_fp8>(in, out, blocks);
   }
 }
 

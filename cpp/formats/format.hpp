@@ -1,4 +1,5 @@
-// The number formats of weights, by the names and the block layouts of the GGUF format.
+// The number formats of weights, by the names and the block layouts of the GGUF format; fp8, which GGUF has
+// not, is a float32 scale and 128 float8 e4m3fn of a row.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +24,9 @@ enum class Format : int {
   iq4_nl,
   iq4_xs,
   mxfp4,
+  fp8,
 };
-inline constexpr int kFormats = 16;
+inline constexpr int kFormats = 17;
 
 // A row is a whole number of blocks, each of `elements` values in `bytes` bytes.
 struct FormatInfo {

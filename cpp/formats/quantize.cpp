@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "formats/float16.hpp"
+#include "formats/float8.hpp"
 #include "formats/quantize_k.hpp"
 #include "isa/isa.hpp"
 #include "runtime/pool.hpp"
@@ -53,6 +54,17 @@ bool quantize_q8_0(const float* x, uint8_t* out) {
     const int rounded = whole + static_cast<int>(2.0f * (size - static_cast<float>(whole)));
     out[2 + j] = static_cast<uint8_t>(scaled < 0 ? -rounded : rounded);
   }
+  return true;
+}
+
+// The scale makes the largest value 448, as DeepSeek-V3's inference code does. Values too small for a scale
+// become 0.
+bool quantize_fp8(const float* x, uint8_t* out) {
+  float top = 0;
+  for (int j = 0; j < 128; ++j) top = absolute(x[j]) > top ? absolute(x[j]) : top;
+  const float d = top / kLargestE4m3;
+  std::memcpy(out, &d, 4);
+  for (int j = 0; j < 128; ++j) out[4 + j] = d == 0 ? uint8_t{0} : f32_to_e4m3(x[j] / d);
   return true;
 }
 
@@ -127,6 +139,7 @@ bool can_quantize(Format format) {
     case Format::q8_0:
     case Format::q4_k:
     case Format::q6_k:
+    case Format::fp8:
       return true;
     default:
       return false;
@@ -157,6 +170,9 @@ QuantizeResult quantize(Format format, const float* in, uint8_t* out, int64_t ro
     case Format::q8_0:
       return quantize_blocks(f, in, out, blocks,
                              [](int64_t, const float* x, uint8_t* o) { return quantize_q8_0(x, o); });
+    case Format::fp8:
+      return quantize_blocks(f, in, out, blocks,
+                             [](int64_t, const float* x, uint8_t* o) { return quantize_fp8(x, o); });
     case Format::q4_k:
     case Format::q6_k: {
       const auto search = (format == Format::q4_k ? kQ4K : kQ6K).pick();

@@ -1,4 +1,4 @@
-// Turns float32 into blocks of F32, F16, BF16, Q4_0, Q8_0, Q4_K and Q6_K, on all threads of the pool.
+// Turns float32 into blocks of F32, F16, BF16, Q4_0, Q8_0, Q4_K, Q6_K and FP8, on all threads of the pool.
 #pragma once
 
 #include <cstdint>

@@ -12,17 +12,17 @@ from ktc.errors import ShapeMismatchError, UnsupportedFormatError
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A number format of the ggml family.
+    """A number format: those of the ggml family, and fp8.
 
     Attributes:
         name: lower case, as a rule writes it: "q4_k".
-        ggml_id: the number that stands for it in a GGUF file.
+        ggml_id: the number that stands for it in a GGUF file; None for fp8, which no GGUF file holds.
         block_elements: consecutive elements of a row that share a block (1 for plain floats).
         block_bytes: bytes of one block.
     """
 
     name: str
-    ggml_id: int
+    ggml_id: int | None
     block_elements: int
     block_bytes: int
 
@@ -32,8 +32,8 @@ class Format:
         return 8 * self.block_bytes / self.block_elements
 
 
-def _table(*rows: tuple[str, int, int, int]) -> Mapping[str, Format]:
-    return MappingProxyType({name: Format(name, *numbers) for name, *numbers in rows})
+def _table(*rows: tuple[str, int | None, int, int]) -> Mapping[str, Format]:
+    return MappingProxyType({row[0]: Format(*row) for row in rows})
 
 
 FORMATS: Mapping[str, Format] = _table(
@@ -53,8 +53,9 @@ FORMATS: Mapping[str, Format] = _table(
     ("iq4_nl", 20, 32, 18),
     ("iq4_xs", 23, 256, 136),
     ("mxfp4", 39, 32, 17),
+    ("fp8", None, 128, 132),
 )
-"""The formats ktc computes with, by name."""
+"""The formats ktc computes with, by name; fp8 is a float32 scale and 128 float8 e4m3fn of a row."""
 
 KNOWN_FORMATS: Mapping[str, Format] = _table(
     ("iq2_xxs", 16, 256, 66),
@@ -75,7 +76,9 @@ KNOWN_FORMATS: Mapping[str, Format] = _table(
 """Formats whose size is known, so that a file holding them can be listed, but that ktc does not compute with.
 """
 
-_BY_ID: Mapping[int, Format] = {f.ggml_id: f for table in (FORMATS, KNOWN_FORMATS) for f in table.values()}
+_BY_ID: Mapping[int, Format] = {
+    f.ggml_id: f for table in (FORMATS, KNOWN_FORMATS) for f in table.values() if f.ggml_id is not None
+}
 
 
 def by_ggml_id(ggml_id: int) -> Format | None:

@@ -8,6 +8,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from ktc import _cpu
 
@@ -42,6 +43,10 @@ def ours(data: npt.NDArray[np.uint8], name: str) -> npt.NDArray[np.float32]:
 
 
 def reference(data: npt.NDArray[np.uint8], name: str) -> npt.NDArray[np.float32]:
+    if name == "fp8":
+        codes = torch.from_numpy(np.ascontiguousarray(data[:, 4:])).view(torch.float8_e4m3fn)
+        scales = torch.from_numpy(np.ascontiguousarray(data[:, :4])).view(torch.float32)
+        return (codes.float() * scales).numpy().reshape(-1)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         kind = gguf.GGMLQuantizationType[name.upper()]
@@ -56,8 +61,10 @@ def assert_same_bits(got: npt.NDArray[np.float32], wanted: npt.NDArray[np.float3
 
 
 def test_formats_have_the_sizes_of_the_gguf_package() -> None:
-    assert len(FORMATS) == 16
+    assert len(FORMATS) == 17 and FORMATS["fp8"] == (128, 132)
     for name, sizes in FORMATS.items():
+        if name == "fp8":
+            continue
         assert gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name.upper()]] == sizes
 
 
@@ -92,6 +99,14 @@ def test_every_mxfp4_exponent() -> None:
     assert_same_bits(ours(data, "mxfp4"), reference(data, "mxfp4"))
 
 
+@pytest.mark.parametrize("scale", [0.0, 1.0, -0.37, 1e-38, 3.4e38, np.inf, np.nan])
+def test_every_fp8_code(scale: float) -> None:
+    blocks = np.empty((2, 132), np.uint8)
+    blocks[:, :4] = np.array([scale], "<f4").view(np.uint8)
+    blocks[:, 4:] = np.arange(256, dtype=np.uint8).reshape(2, 128)
+    assert_same_bits(ours(blocks, "fp8"), reference(blocks, "fp8"))
+
+
 @pytest.mark.parametrize("name", ["f16", "bf16"])
 def test_every_16_bit_number(name: str) -> None:
     data = np.arange(65536, dtype="<u2").view(np.uint8).reshape(-1, 2)
@@ -110,7 +125,6 @@ def test_any_number_of_blocks(name: str, blocks: int) -> None:
 
 
 def test_out_may_be_any_librarys_memory() -> None:
-    torch = pytest.importorskip("torch")
     out = torch.zeros(32)
     data = np.full(34, 1, np.uint8)
     _cpu.dequantize(torch.from_numpy(data), "q8_0", out)

@@ -6,6 +6,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -98,6 +99,26 @@ def test_bf16_rounds_to_nearest_even() -> None:
     assert np.isnan((got[nan].astype(np.uint32) << 16).view(np.float32)).all()
 
 
+@pytest.mark.parametrize("kind", ["gaussian", "ties", "zeros", "wide", "every code"])
+def test_fp8_is_torchs_rounding_of_the_scaled_block(kind: str) -> None:
+    rng = np.random.default_rng(9)
+    codes = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float().nan_to_num(448.0).numpy()
+    middles = (np.sort(codes)[1:] + np.sort(codes)[:-1]) / 2
+    x = {
+        "gaussian": rng.standard_normal((64, 512)),
+        "ties": np.concatenate([middles, [448.0], middles[::-1], [-448.0]]).reshape(-1, 128),
+        "zeros": np.zeros((3, 128)),
+        "wide": rng.standard_normal((64, 512)) * np.exp2(rng.integers(-120, 120, (64, 512))),
+        "every code": np.concatenate([codes, codes * 0.37]).reshape(-1, 128),
+    }[kind].astype(np.float32)
+    found = ours(x, "fp8").reshape(-1, 132)
+    blocks = torch.from_numpy(x).reshape(-1, 128)
+    scale = blocks.abs().amax(1, keepdim=True) / 448
+    wanted = (blocks / torch.where(scale > 0, scale, 1.0)).clamp(-448, 448).to(torch.float8_e4m3fn)
+    np.testing.assert_array_equal(found[:, :4].copy().view(np.float32), scale.numpy())
+    np.testing.assert_array_equal(found[:, 4:], wanted.view(torch.uint8).numpy())
+
+
 @pytest.mark.parametrize("name", ["f32", "f16", "bf16"])
 def test_plain_floats_keep_infinities_and_nan(name: str) -> None:
     x = np.array([[np.inf, -np.inf, np.nan, 1.5]], np.float32)
@@ -106,7 +127,7 @@ def test_plain_floats_keep_infinities_and_nan(name: str) -> None:
     np.testing.assert_array_equal(out, x[0])
 
 
-@pytest.mark.parametrize("name", ["q4_0", "q8_0", "q4_k", "q6_k"])
+@pytest.mark.parametrize("name", ["q4_0", "q8_0", "q4_k", "q6_k", "fp8"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("index", [0, 300, 70000, 512 * 256 - 1])
 def test_not_finite(name: str, bad: float, index: int) -> None:

@@ -36,6 +36,9 @@ def make_blocks(format: str, rows: int, columns: int, seed: int = 0, code: int |
     blocks = rng.integers(0, 256, (count, FORMATS[format].block_bytes), dtype=np.uint8)
     if code is not None:
         blocks[:] = code
+    if format == "fp8":
+        blocks[(blocks & 0x7F) == 0x7F] -= 1  # a code that is NaN
+        blocks[:, :4] = rng.uniform(1e-3, 2e-2, (count, 1)).astype(np.float32).view(np.uint8)
     if format == "mxfp4":
         blocks[:, 0] = rng.integers(118, 128, count)
     for place in SCALES.get(format, ()):
@@ -45,7 +48,12 @@ def make_blocks(format: str, rows: int, columns: int, seed: int = 0, code: int |
 
 
 def dense(format: str, blocks: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """What the blocks mean, float32[rows, columns], by the gguf package."""
+    """What the blocks mean, float32[rows, columns], by the gguf package; fp8 by torch's float8."""
+    if format == "fp8":
+        parts = blocks.reshape(-1, 132)
+        codes, scales = parts[:, 4:].contiguous(), parts[:, :4].contiguous()
+        values = codes.view(torch.float8_e4m3fn).float() * scales.view(torch.float32)
+        return values.reshape(rows, columns)
     kind = gguf.GGMLQuantizationType[format.upper()]
     raw = blocks.numpy().reshape(rows, -1)
     if format in ("f32", "f16"):

@@ -132,6 +132,9 @@ void pack_floats(const uint8_t* blocks, int64_t rows, int64_t columns, int64_t p
 
 void check_shape(Format format, int64_t rows, int64_t columns) {
   const Spec s = spec(format);
+  if (s.name == nullptr) {
+    throw std::invalid_argument(std::string("there is no packed layout for ") + info(format).name);
+  }
   const int64_t step = std::max(kTileColumns, s.block_elements);
   if (rows < 1 || columns < 1 || rows >= int64_t{1} << 31 || columns >= int64_t{1} << 31) {
     throw std::invalid_argument("a packed weight has 1 to 2^31 - 1 rows and columns, not " +

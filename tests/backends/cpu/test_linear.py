@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from ktc.backends.cpu.library import OperandError
+from ktc.backends.cpu.packed import PACKED
 from support.packed_weights import columns_step, dense, make_blocks, nmse, pack
 
 from ktc import _cpu
-from ktc.weights.formats import FORMATS
 
 FLOATS = ("f32", "f16", "bf16")
 TOKENS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64)
@@ -25,7 +25,7 @@ def as_int8(x: torch.Tensor) -> torch.Tensor:
     return (codes.double() * (highest / 127).double()).reshape(x.shape)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", PACKED)
 def test_every_number_of_tokens(format: str, level: str) -> None:
     torch.manual_seed(1)
     rows, columns = 41, 3 * columns_step(format)
@@ -54,7 +54,7 @@ def test_many_tokens_and_long_rows(format: str, threads: int) -> None:
         assert nmse(linear(x, weight, None, format, rows, columns), seen @ meaning.T) <= 1e-11
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", PACKED)
 @pytest.mark.parametrize("code", [0x00, 0xFF, 0x80, 0x7F])
 def test_extreme_codes_do_not_saturate(format: str, code: int, level: str) -> None:
     rows, columns = 16, 2 * columns_step(format)
@@ -70,7 +70,7 @@ def test_extreme_codes_do_not_saturate(format: str, code: int, level: str) -> No
         assert ((y.double() - wanted).abs() / scale).max() <= 1e-6
 
 
-@pytest.mark.parametrize("format", sorted(set(FORMATS) - set(FLOATS)))
+@pytest.mark.parametrize("format", sorted(set(PACKED) - set(FLOATS)))
 def test_error_of_int8_activations(format: str) -> None:
     torch.manual_seed(3)
     rows, columns = 256, 2048

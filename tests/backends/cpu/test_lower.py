@@ -6,13 +6,13 @@ import pytest
 import torch
 import torch.fx as fx
 from ktc.backends.cpu.library import direct
+from ktc.backends.cpu.packed import PACKED
 from ktc.backends.registry import Kernel, Weight, for_op, kernels
 from support.packed_weights import dense, make_blocks, nmse, pack
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 import ktc.dialect  # noqa: F401  registers the dialect
-from ktc.weights.formats import FORMATS
 
 NAMES = (
     "add", "add_rms_norm", "attention", "embedding", "embedding_file", "gelu", "gelu_mul", "layer_norm",
@@ -26,7 +26,7 @@ def test_all_kernels_are_registered() -> None:
         kernel = known[f"cpu.{name}"]
         assert kernel.op == f"kt.{name.removesuffix('_file')}" and kernel.hardware == {"cpu"}
     assert for_op("kt.linear")[0].name == "cpu.linear"
-    assert known["cpu.linear"].formats == known["cpu.embedding"].formats == frozenset(FORMATS)
+    assert known["cpu.linear"].formats == known["cpu.embedding"].formats == frozenset(PACKED)
     assert known["cpu.linear"].layout == known["cpu.embedding"].layout == "r16"
 
 

@@ -12,7 +12,7 @@ from support.packed_weights import aligned, columns_step, dense, make_blocks, pa
 from ktc.weights.formats import FORMATS
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", packed.PACKED)
 @pytest.mark.parametrize("code", [None, 0x00, 0xFF, 0x80, 0x7F])
 def test_unpacked_equals_the_published_dequantisation(format: str, code: int | None) -> None:
     step = columns_step(format)
@@ -23,7 +23,7 @@ def test_unpacked_equals_the_published_dequantisation(format: str, code: int | N
         assert torch.equal(torch.nan_to_num(out, 1.5e9), torch.nan_to_num(wanted, 1.5e9))
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", packed.PACKED)
 def test_packing_writes_exactly_its_bytes(format: str) -> None:
     rows, columns = 17, 3 * columns_step(format)
     weight = Weight("w", format, (rows, columns))
@@ -38,7 +38,7 @@ def test_packing_writes_exactly_its_bytes(format: str) -> None:
     assert torch.equal(*results), "some byte was left as it was"
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", packed.PACKED)
 def test_sizes_stay_near_the_file(format: str) -> None:
     weight = Weight("w", format, (4096, 4096))
     file = 4096 * 4096 // FORMATS[format].block_elements * FORMATS[format].block_bytes
