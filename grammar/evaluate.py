@@ -313,12 +313,17 @@ _METHODS: Mapping[type, Callable[[_Evaluator, Any], Any]] = {
 
 def names_used(node: object) -> set[str]:
     """The first parts of all names that an expression reads, functions included."""
+    return {name.split(".")[0] for name in dotted(node)}
+
+
+def dotted(node: object) -> set[str]:
+    """All names that an expression reads, whole (`config.num_experts`), functions included."""
     found: set[str] = set()
     left = [node]
     while left:
         part = left.pop()
         if isinstance(part, tree.Name):
-            found.add(part.id.split(".")[0])
+            found.add(part.id)
         elif isinstance(part, tuple):
             left += part
         elif isinstance(part, tree.Node):

@@ -17,6 +17,7 @@ from ktc.grammar.values import Call, DeviceGroup, DeviceRef
 from ktc.passes.cache import cache_of
 from ktc.passes.context import Context, Write, fail
 from ktc.passes.formats import parameter_format, source_format
+from ktc.passes.preview import Preview, preview
 from ktc.passes.sizes import size_words
 
 from ktc.weights.formats import FORMATS, nbytes
@@ -43,10 +44,13 @@ class Autoplace:
 
     def __call__(self, gm: fx.GraphModule, context: Context) -> fx.GraphModule:
         """See `Pass`."""
-        units = _units(gm, context)
-        if not units:
+        waiting = _waiting(context)
+        if not waiting:
             return gm
-        free = _free(gm, context)
+        ahead = preview(gm, context)
+        caches = _cache_bytes(ahead, context)
+        units = _units(waiting, caches, ahead, context)
+        free = _free(caches, context)
         chosen: dict[str, DeviceRef] = {}
         for unit in sorted(units, key=lambda unit: -unit.read_per_token / max(unit.nbytes, 1)):
             devices = candidates(unit.write.value)
@@ -107,18 +111,24 @@ def _is_auto(value: Any) -> bool:
     return isinstance(value, Call) and value.name == "auto"
 
 
-def _units(gm: fx.GraphModule, context: Context) -> list[Unit]:
+def _waiting(context: Context) -> dict[str, tuple[Write, list[str]]]:
+    """The write and the parameters of every module that waits for a device."""
     by_site: dict[str, tuple[Write, list[str]]] = {}
     for parameter in context.parameters:
         write = context.attribute(context.owner(parameter), "place")
         if write is not None and _is_auto(write.value):
             by_site.setdefault(write.site, (write, []))[1].append(parameter)
-    caches = _cache_bytes(gm, context)
+    return by_site
+
+
+def _units(
+    waiting: dict[str, tuple[Write, list[str]]], caches: dict[str, int], ahead: Preview, context: Context
+) -> list[Unit]:
     units = []
-    for site, (write, parameters) in by_site.items():
+    for site, (write, parameters) in waiting.items():
         sizes = [(name, _bytes(name, context)) for name in parameters]
         cache = sum(size for name, size in caches.items() if name == site or name.startswith(f"{site}."))
-        read = sum(size * share_read(context.shapes[name], context.config) for name, size in sizes)
+        read = sum(size * ahead.shares.get(name, 1.0) for name, size in sizes)
         units.append(Unit(site, write, sum(size for _, size in sizes) + cache, read + cache))
     return units
 
@@ -128,25 +138,17 @@ def _room(free: int | None) -> float:
     return float("inf") if free is None else free
 
 
-def share_read(shape: tuple[int, ...], config: Any) -> float:
-    """Share of a parameter that one token reads: k of E for stacked experts, else all of it."""
-    names = ("num_local_experts", "num_experts", "n_routed_experts")
-    experts = next((int(getattr(config, name)) for name in names if getattr(config, name, None)), 0)
-    used = int(getattr(config, "num_experts_per_tok", 0) or 0)
-    return used / experts if experts and used and len(shape) == 3 and shape[0] == experts else 1.0
-
-
 def _bytes(parameter: str, context: Context) -> int:
     shape = context.shapes[parameter]
     wanted = parameter_format(parameter, context) if len(shape) > 1 else source_format(parameter, context)
     return nbytes(wanted if not shape[-1] % FORMATS[wanted].block_elements else "f32", shape)
 
 
-def _cache_bytes(gm: fx.GraphModule, context: Context) -> dict[str, int]:
+def _cache_bytes(ahead: Preview, context: Context) -> dict[str, int]:
     """Bytes of KV cache by the attention module that writes it."""
-    specs = {spec.key: spec for spec in context.captured.caches}
+    specs = {spec.key: spec for spec in ahead.caches}
     found: dict[str, int] = {}
-    for node in gm.graph.nodes:
+    for node in ahead.graph.nodes:
         for source in node.all_input_nodes if node.op == "call_function" else ():
             spec = specs.get(str(source.target))
             if spec is not None:
@@ -158,7 +160,7 @@ def _cache_bytes(gm: fx.GraphModule, context: Context) -> dict[str, int]:
     return found
 
 
-def _free(gm: fx.GraphModule, context: Context) -> dict[str, int | None]:
+def _free(caches: dict[str, int], context: Context) -> dict[str, int | None]:
     """Bytes left on every device after what rules placed there, and an allowance for activations."""
     inside = [name for name in context.parameters if context.sites[context.owner(name)].layer is not None]
     shapes = [context.shapes[name] for name in inside or context.parameters]
@@ -168,7 +170,7 @@ def _free(gm: fx.GraphModule, context: Context) -> dict[str, int | None]:
     for name, device in context.devices.items():
         free[name] = None if device.memory is None else device.memory - device.reserve - allowance
     taken = [(context.owner(name), _bytes(name, context)) for name in context.parameters]
-    taken += list(_cache_bytes(gm, context).items())
+    taken += list(caches.items())
     for site, size in taken:
         write = context.attribute(site, "place")
         if write is not None and isinstance(write.value, DeviceRef):

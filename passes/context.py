@@ -84,6 +84,7 @@ class WeightPlan:
         source_format: number format of what the recipe reads: the file's, or float32 where a view needs elements.
         format: number format at run time.
         recipe: where the bytes come from; None when the compiler runs without weights.
+        share: how much of it one token reads: k of E experts, one row of an embedding, else 1.
         stores: the copies that kernels read, by (device, layout).
     """
 
@@ -93,6 +94,7 @@ class WeightPlan:
     source_format: str
     format: str
     recipe: Recipe | None = None
+    share: float = 1.0
     stores: dict[tuple[str, str], Store] = field(default_factory=dict)
 
     @property

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 import torch
 import torch.fx as fx
 from ktc.backends.registry import Kernel
+from ktc.passes.cache import cache_of
 from ktc.passes.context import Context, DeviceSpec, WeightPlan
+
+from ktc.dialect.spec import spec_of
 
 ISA_LEVELS = ("generic", "avx2", "avx512", "avx512vnni", "amx")
 
@@ -41,6 +44,11 @@ def misfit(
         dtype = str(first.dtype).replace("torch.", "")
         if dtype not in kernel.dtypes:
             return f"it computes in {', '.join(sorted(kernel.dtypes))}, not {dtype}"
+    spec = spec_of(node.target)
+    if spec is not None and spec.caches is not None:
+        dtype = str(cache_of(str(node.meta.get("site", "")), context).dtype).replace("torch.", "")
+        if dtype not in kernel.cache_dtypes:
+            return f"it caches in {', '.join(sorted(kernel.cache_dtypes))}, not {dtype}"
     missing = phases - kernel.phases
     if missing:
         return f"it does not serve the {' and '.join(sorted(missing))} phase"

@@ -154,6 +154,7 @@ class Lower:
             store = store_for(plan, home, kernel)
             weights[name] = Weight(plan.name, plan.format, plan.shape)
             self._read(gm, node, operands(node)[name], store, home)
+        workspace = None if kernel.workspace is None else kernel.workspace(node, weights)
         with graph.inserting_before(node):
             new = kernel.lower(graph, node, weights, choice.options)
         if new is not node:
@@ -162,6 +163,8 @@ class Lower:
             node.replace_all_uses_with(new)
             graph.erase_node(node)
         new.meta["kernel"] = kernel.name
+        if workspace is not None:
+            new.meta["workspace"] = workspace
         write = choice.write
         context.events.emit(
             self.name, "lowered", str(new.meta.get("site", "")), node=new.name, op=kernel.op, kernel=kernel.name,

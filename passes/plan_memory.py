@@ -9,9 +9,10 @@ from typing import Any
 import torch
 import torch.fx as fx
 from ktc.grammar.diagnostics import Diagnostic, Label
-from ktc.grammar.evaluate import EvaluationError, applies
+from ktc.grammar.evaluate import EvaluationError, applies, dotted, evaluate, names_used
 from ktc.grammar.selectors import compile_selector
 from ktc.grammar.sites import Site
+from ktc.grammar.tree import Expr, Name
 from ktc.grammar.values import DeviceGroup, DeviceRef, SiteSet
 from ktc.passes.cache import cache_of
 from ktc.passes.context import Context, no_value, raise_all
@@ -45,6 +46,7 @@ class MemoryPlan:
     Attributes:
         devices: bytes by device name.
         tokens: tokens of KV cache reserved (0 without a cache); the pool holds this many over all sequences.
+        token_bytes: bytes of KV cache that one token takes, over all layers and devices.
         cache_dtypes: dtype of every cache tensor by name.
         cache_devices: device of every cache tensor by name.
         chunk: tokens of one prefill step that the activations are planned for.
@@ -52,6 +54,7 @@ class MemoryPlan:
 
     devices: dict[str, DeviceMemory]
     tokens: int = 0
+    token_bytes: int = 0
     cache_dtypes: dict[str, torch.dtype] = field(default_factory=dict)
     cache_devices: dict[str, str] = field(default_factory=dict)
     chunk: int = 0
@@ -101,8 +104,9 @@ class PlanMemory:
             for name, dim in ((spec.key, spec.key_dim), (spec.value, spec.value_dim)):
                 plan.cache_dtypes[name] = choice.dtype
                 plan.cache_devices[name] = devices.get(name, context.io_device)
-                nbytes = blocks * context.block_size * spec.heads * dim * choice.dtype.itemsize
-                plan.devices[plan.cache_devices[name]].cache += nbytes
+                entry = spec.heads * dim * choice.dtype.itemsize
+                plan.token_bytes += entry
+                plan.devices[plan.cache_devices[name]].cache += blocks * context.block_size * entry
 
     def _budgets(self, plan: MemoryPlan, context: Context) -> list[Diagnostic]:
         problems = []
@@ -130,11 +134,7 @@ class PlanMemory:
                 problems.append(no_value(error))
                 continue
             if not holds:
-                notes = tuple(
-                    f"peak({name}) is {size_words(memory.peak)}"
-                    for name, memory in plan.devices.items()
-                    if memory.peak
-                )
+                notes = _seen(item.condition, plan, env)
                 hints = (_hint(item.hint.value),) if item.hint else ()
                 problems.append(
                     Diagnostic("KT304", "assertion does not hold", (Label(item.span),), (*notes, *hints))
@@ -142,12 +142,38 @@ class PlanMemory:
         return problems
 
 
+def _seen(condition: Expr, plan: MemoryPlan, env: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the condition of an `assert` read: the peaks of devices, or the values of its names."""
+    names = names_used(condition)
+    if names & {"peak", "balance"}:
+        return tuple(
+            f"peak({name}) is {size_words(memory.peak)}" for name, memory in plan.devices.items() if memory.peak
+        )  # fmt: skip
+    found = []
+    for name in sorted(dotted(condition)):
+        try:
+            value = evaluate(Name(condition.span, name), env)
+        except EvaluationError:
+            continue
+        if isinstance(value, (bool, int, float, str)):
+            found.append(f"`{name}` is {str(value).lower() if isinstance(value, bool) else value}")
+    return tuple(found)
+
+
 def activations(gm: fx.GraphModule, plan: MemoryPlan, context: Context) -> dict[str, int]:
     """Peak bytes of activations on each device in one step of `plan.chunk` tokens, freed after their last use.
 
-    A view lives in its base, and its uses keep the base alive.
+    A view lives in its base, and its uses keep the base alive. A kernel's workspace lives while it runs, and a weight
+    that is streamed to another device takes what it takes in its layout.
     """
     sizes = step_sizes(gm, plan, context)
+    stores = {store.name: store for weight in context.weights.values() for store in weight.stores.values()}
+
+    def held(node: fx.Node) -> int:
+        source = node.all_input_nodes[0] if op_name(node) == "kt.transfer" else node
+        store = stores.get(str(source.target)) if source.op == "get_attr" else None
+        return store.nbytes if store is not None else sizes.nbytes(node.meta.get("val"))
+
     order = {node: index for index, node in enumerate(gm.graph.nodes)}
     base: dict[fx.Node, fx.Node] = {}
     last: dict[fx.Node, int] = {}
@@ -165,14 +191,15 @@ def activations(gm: fx.GraphModule, plan: MemoryPlan, context: Context) -> dict[
     for node, index in order.items():
         if node.op in ("get_attr", "output"):
             continue
+        device = str(node.meta.get("device", context.io_device))
         if base[node] is node and node in last:
-            device = str(node.meta.get("device", context.io_device))
-            live[device] = live.get(device, 0) + sizes.nbytes(node.meta.get("val"))
-            peak[device] = max(peak.get(device, 0), live[device])
+            live[device] = live.get(device, 0) + held(node)
+        extra = sizes.size(node.meta.get("workspace", 0))
+        peak[device] = max(peak.get(device, 0), live.get(device, 0) + extra)
         for done in ends.get(index, ()):
             if done.op not in ("get_attr", "output"):
                 device = str(done.meta.get("device", context.io_device))
-                live[device] = live.get(device, 0) - sizes.nbytes(done.meta.get("val"))
+                live[device] = live.get(device, 0) - held(done)
     return peak
 
 

@@ -16,6 +16,7 @@ from ktc.passes.context import Context, WeightPlan, raise_all
 from ktc.passes.fold import fold
 from ktc.passes.formats import FLOATS, requested, source_format
 from ktc.passes.ops import operands
+from ktc.passes.reads import shares
 
 from ktc.dialect.spec import spec_of
 from ktc.runtime.assembly import Assembly
@@ -31,7 +32,7 @@ class Quantize:
     def __call__(self, gm: fx.GraphModule, context: Context) -> fx.GraphModule:
         """See `Pass`. Raises KT604 (unknown format), KT605 (rows that do not divide into blocks)."""
         made = fold(gm, context)
-        quantisable = _quantisable(gm.graph)
+        quantisable, read = _quantisable(gm.graph), shares(gm.graph)
         indivisible: list[WeightPlan] = []
         for node in gm.graph.nodes:
             name = str(node.target)
@@ -40,6 +41,7 @@ class Quantize:
             if name not in made and name not in context.shapes:
                 continue
             plan = self._plan(node, made.get(name, Assembly((name,))), node in quantisable, context)
+            plan.share = read.get(name, 1.0)
             context.weights[name] = plan
             if plan.shape and plan.shape[-1] % FORMATS[plan.format].block_elements:
                 indivisible.append(plan)

@@ -35,6 +35,7 @@ def plan_json(compiled: Any, placement: Any) -> dict[str, Any]:
         "layers": context.layers,
         "parameters": compiled.skeleton.num_parameters(),
         "tokens": placement.tokens,
+        "cache_token_bytes": context.memory.token_bytes,
         "devices": {
             name: {
                 "hardware": str(context.devices[name].torch_device), "weights": memory.weights, "cache": memory.cache,
@@ -106,21 +107,10 @@ def rewrites(compiled: Any) -> list[dict[str, Any]]:
 
 def decode_bytes(context: Any) -> dict[str, int]:
     """Weight bytes that one decode step reads on each device; of experts only those a token uses."""
-    from ktc.passes.autoplace import share_read
-
-    multiplied = {
-        name
-        for event in context.events
-        if event.kind == "lowered" and event.data["op"] == "kt.linear"
-        for name in event.data["weight_names"].values()
-    }
     found: dict[str, int] = {}
     for weight in context.weights.values():
-        if "embed" in weight.name and len(weight.stores) == 1 and weight.name not in multiplied:
-            continue  # one row of it a token
-        share = share_read(weight.shape, context.config)
         for store in weight.stores.values():
-            found[store.device] = found.get(store.device, 0) + int(store.nbytes * share)
+            found[store.device] = found.get(store.device, 0) + int(store.nbytes * weight.share)
     return found
 
 
@@ -138,7 +128,8 @@ def print_plan(compiled: Any, placement: Any) -> None:
     millions = data["parameters"] / 1e6
     size = f"{millions:,.1f} M" if millions < 10_000 else f"{millions / 1000:,.1f} B"
     console.print(
-        f"{data['model']}: {data['layers']} layers, {size} parameters, KV cache for {data['tokens']} tokens\n"
+        f"{data['model']}: {data['layers']} layers, {size} parameters, KV cache for {data['tokens']} tokens "
+        f"({size_words(data['cache_token_bytes'])} a token)\n"
     )
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name, justify in (

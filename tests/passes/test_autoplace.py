@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from ktc.grammar.diagnostics import KtError
-from ktc.passes.autoplace import freeze, share_read
+from ktc.passes.autoplace import freeze
+from ktc.passes.reads import shares
+from support.tiny_models import tiny_model
+
+from ktc.capture import capture_language_model, meta_model
 
 AUTO = """
 device fast = cpu (memory = {size}MiB)
@@ -52,9 +57,9 @@ def test_logits_stay_the_same(same_logits):
 
 
 def test_experts_are_worth_less_than_dense_weights():
-    class Config:
-        num_experts = 64
-        num_experts_per_tok = 4
-
-    assert share_read((64, 128, 32), Config()) == 1 / 16
-    assert share_read((128, 32), Config()) == 1.0
+    """k of E experts, one row of an embedding, all of anything else."""
+    config = tiny_model("qwen3_moe").config
+    found = shares(capture_language_model(meta_model(config, torch.float32)).module.graph)
+    assert found["model.layers.1.mlp.experts.down_proj"] == 2 / 4
+    assert found["model.layers.1.self_attn.q_proj.weight"] == 1.0
+    assert found["model.embed_tokens.weight"] == 1 / config.vocab_size
