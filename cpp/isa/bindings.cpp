@@ -14,7 +14,7 @@ namespace nb = nanobind;
 void ktc::bind_isa(nb::module_& m) {
   m.def(
       "isa", [] { return std::string(isa::name(isa::current())); },
-      "The instruction-set level in force: \"generic\", \"avx2\", \"avx512\" or \"avx512vnni\".\n\n"
+      "The instruction-set level in force: \"generic\", \"avx2\", \"avx512\", \"avx512vnni\" or \"amx\".\n\n"
       "It is the machine's, capped by the environment variable KTC_CPU_ISA, which is read once, at first "
       "use.\n\n"
       "Raises:\n    RuntimeError: KTC_CPU_ISA names an unknown level or one that the machine lacks.");

@@ -11,11 +11,15 @@
 #if KTC_X86
 #include <cpuid.h>
 #endif
+#if KTC_AMX && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace ktc::isa {
 namespace {
 
-constexpr const char* kNames[kLevels] = {"generic", "avx2", "avx512", "avx512vnni"};
+constexpr const char* kNames[kLevels] = {"generic", "avx2", "avx512", "avx512vnni", "amx"};
 constexpr int kUnset = -1;
 std::atomic<int> in_force{kUnset};
 
@@ -45,8 +49,20 @@ bool has(uint32_t word, std::initializer_list<int> bits) {
   return true;
 }
 
+// Asks for the right to use tile registers, which Linux gives to a whole process (since 5.16); without it the
+// first tile instruction ends the process.
+bool tiles_granted() {
+#if KTC_AMX && defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 Level detect() {
   constexpr uint64_t kYmm = 0x6, kZmm = 0xe6;  // SSE and AVX; also opmask and both halves of zmm
+  constexpr uint64_t kTiles = 0x60000;         // tile configuration and data
   const Registers basic = cpuid(1, 0);
   if (!has(basic.ecx, {12, 27, 28, 29})) return Level::generic;  // FMA, OSXSAVE, AVX, F16C
   const uint64_t states = saved_states();
@@ -55,7 +71,9 @@ Level detect() {
   if ((states & kZmm) != kZmm || !has(features.ebx, {16, 17, 30, 31})) return Level::avx2;  // F, DQ, BW, VL
   const Registers more = cpuid(7, 1);
   if (!has(features.ecx, {1, 11}) || !has(more.eax, {5})) return Level::avx512;  // VBMI, VNNI; BF16
-  return Level::avx512vnni;
+  if ((states & kTiles) != kTiles || !has(features.edx, {22, 24, 25}))
+    return Level::avx512vnni;  // BF16, TILE, INT8
+  return tiles_granted() ? Level::amx : Level::avx512vnni;
 }
 #else
 Level detect() {

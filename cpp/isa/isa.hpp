@@ -6,14 +6,15 @@
 
 namespace ktc::isa {
 
-// Each level implies those before it. AMX will follow avx512vnni.
+// Each level implies those before it.
 enum class Level : int {
   generic = 0,     // the platform's baseline
   avx2 = 1,        // AVX2, FMA, F16C, BMI2
   avx512 = 2,      // AVX-512 F, BW, VL, DQ
   avx512vnni = 3,  // AVX-512 VNNI, BF16, VBMI
+  amx = 4,         // AMX tiles, INT8, BF16, which the operating system grants on request
 };
-inline constexpr int kLevels = 4;
+inline constexpr int kLevels = 5;
 
 // The level's name as in KTC_CPU_ISA and in the suffix of source files.
 const char* name(Level level);
@@ -38,9 +39,11 @@ struct Dispatch {
   Function* avx2 = nullptr;
   Function* avx512 = nullptr;
   Function* avx512vnni = nullptr;
+  Function* amx = nullptr;
 
   Function* pick() const {
     const int level = static_cast<int>(current());
+    if (level >= static_cast<int>(Level::amx) && amx) return amx;
     if (level >= static_cast<int>(Level::avx512vnni) && avx512vnni) return avx512vnni;
     if (level >= static_cast<int>(Level::avx512) && avx512) return avx512;
     if (level >= static_cast<int>(Level::avx2) && avx2) return avx2;

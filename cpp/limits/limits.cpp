@@ -21,7 +21,10 @@ double since(Clock::time_point start) {
 }
 
 const Loops& loops() {
-#ifdef KTC_X86
+#if defined(KTC_AMX)
+  const isa::Dispatch<const Loops> dispatch{&loops_generic, &loops_avx2, &loops_avx512, &loops_avx512vnni,
+                                            &loops_amx};
+#elif defined(KTC_X86)
   const isa::Dispatch<const Loops> dispatch{&loops_generic, &loops_avx2, &loops_avx512, &loops_avx512vnni};
 #else
   const isa::Dispatch<const Loops> dispatch{&loops_generic};

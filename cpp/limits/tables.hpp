@@ -22,5 +22,8 @@ extern const Loops loops_avx2;
 extern const Loops loops_avx512;
 extern const Loops loops_avx512vnni;
 #endif
+#ifdef KTC_AMX
+extern const Loops loops_amx;
+#endif
 
 }  // namespace ktc::limits

@@ -13,12 +13,13 @@ import pytest
 
 from ktc import _cpu
 
-LEVELS = ["generic", "avx2", "avx512", "avx512vnni"]
+LEVELS = ["generic", "avx2", "avx512", "avx512vnni", "amx"]
 # What each level needs, as Linux names processor features.
 NEEDS = {
     "avx2": {"avx2", "fma", "f16c", "bmi2"},
     "avx512": {"avx512f", "avx512bw", "avx512vl", "avx512dq"},
     "avx512vnni": {"avx512_vnni", "avx512_bf16", "avx512vbmi"},
+    "amx": {"amx_tile", "amx_int8", "amx_bf16"},
 }
 
 
