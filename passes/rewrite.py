@@ -244,7 +244,7 @@ class _Builder:
         many = next((i for i, row in enumerate(rows) if row[2]), None)
         if many is not None:  # kt.concat(a, b, ...): the tail of the operands is a list
             args = [*positional[:many], positional[many:]]
-        elif name == "kt.split":
+        elif name == "kt.split" and "sizes" not in given:
             args = [positional[0], positional[1:]]
         else:
             args = positional

@@ -44,3 +44,19 @@ rewrite mla {
   }
   expect any
 }
+
+# The two products that latent attention begins with, where queries have a latent of their own (q_lora), or none.
+rewrite merge_q_kv_latent {
+  pattern {
+    q               = kt.linear(x, w_q)
+    kv              = kt.linear(x, w_kv_a)
+    latent, rotated = kt.split(kv, sizes = sizes)
+  }
+  where same_format(w_q, w_kv_a)
+  replace {
+    q_kv            = kt.linear(x, kt.concat(w_q, w_kv_a, dim = 0))
+    q, kv           = kt.split(q_kv, rows(w_q), rows(w_kv_a))
+    latent, rotated = kt.split(kv, sizes = sizes)
+  }
+  expect any
+}

@@ -6,7 +6,14 @@
 #                .input_layernorm, .post_attention_layernorm
 # model.norm, lm_head
 #
-# This library names the modules and includes the fusions; devices and `place` rules are yours.
+# This library names the modules and includes the fusions; devices and `place` rules are yours:
+#
+#   model Qwen3MoeForCausalLM
+#   include "std/qwen3_moe.kt"
+#   device host = cpu
+#   rule everything { match ** place host }
+#   rule experts    { match @experts quant q4_k kernel cpu.experts }
+#   rule weights    { match @linears quant q8_0 }
 include "std/decoder.kt"
 include "std/fusions.kt"
 
