@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from ktc.errors import UnsupportedModelError
 from ktc.weights.config_deepseek import deepseek2, glm4_moe_fields
-from ktc.weights.config_moe import mixtral_fields, qwen2_moe_fields, qwen3_moe_fields
-from ktc.weights.gguf_metadata import Metadata, ValueType
-from ktc.weights.hyper import MAX_HEADS, Hyper, special_tokens
+from ktc.weights.config_moe import gpt_oss_fields, mixtral_fields, qwen2_moe_fields, qwen3_moe_fields
+from ktc.weights.gguf_metadata import Metadata
+from ktc.weights.hyper import MAX_HEADS, Hyper, layer_types, special_tokens
 from ktc.weights.rope_config import DEFAULT_BASE, rope_parameters, scaling_parameters
 from ktc.weights.tensor import TensorHeader
 
@@ -115,6 +115,13 @@ def _llama(hyper: Hyper) -> tuple[str, str, dict[str, Any]]:
     return "llama", "LlamaForCausalLM", fields
 
 
+def _internlm2(hyper: Hyper) -> tuple[str, str, dict[str, Any]]:
+    """InternLM2 is a Llama whose checkpoints keep query, key and value in one tensor; a GGUF has them apart."""
+    fields = dense(hyper)
+    fields["attention_bias"] = "blk.0.attn_q.bias" in hyper.tensors
+    return "llama", "LlamaForCausalLM", fields
+
+
 def _qwen2(hyper: Hyper) -> tuple[str, str, dict[str, Any]]:
     fields = dense(hyper)
     if fields["head_dim"] * fields["num_attention_heads"] != fields["hidden_size"]:
@@ -142,6 +149,10 @@ def _glm4_moe(hyper: Hyper) -> tuple[str, str, dict[str, Any]]:
     return "glm4_moe", "Glm4MoeForCausalLM", glm4_moe_fields(hyper, common(hyper))
 
 
+def _gpt_oss(hyper: Hyper) -> tuple[str, str, dict[str, Any]]:
+    return "gpt_oss", "GptOssForCausalLM", gpt_oss_fields(hyper, common(hyper))
+
+
 def _gemma3(hyper: Hyper) -> tuple[str, str, dict[str, Any]]:
     fields = common(hyper)
     size, heads, layers = fields["head_dim"], fields["num_attention_heads"], fields["num_hidden_layers"]
@@ -158,7 +169,7 @@ def _gemma3(hyper: Hyper) -> tuple[str, str, dict[str, Any]]:
         # llama.cpp scales by the head size except for the 27B model, whose file does not say it
         "query_pre_attn_scalar": fields["hidden_size"] // heads if layers == GEMMA3_27B_LAYERS else size,
         "sliding_window": window or None,
-        "layer_types": _gemma3_layers(hyper, layers) if window else ["full_attention"] * layers,
+        "layer_types": layer_types(hyper, layers, GEMMA3_PATTERN) if window else ["full_attention"] * layers,
         "rope_parameters": {"full_attention": full, "sliding_attention": local},
         "final_logit_softcapping": softcap if softcap != 0 else None,
         "attn_logit_softcapping": None,
@@ -167,27 +178,15 @@ def _gemma3(hyper: Hyper) -> tuple[str, str, dict[str, Any]]:
     return "gemma3_text", "Gemma3ForCausalLM", fields
 
 
-def _gemma3_layers(hyper: Hyper, layers: int) -> list[str]:
-    """Which layers see a window: five of six, unless the file gives a period or a flag for each layer."""
-    name = "attention.sliding_window_pattern"
-    key = hyper.key(name)
-    if key in hyper.metadata and hyper.metadata[key].item is ValueType.BOOL:
-        flags = [bool(flag) for flag in hyper.metadata[key].value]
-        if len(flags) < layers:
-            raise hyper.error(name, f"has {len(flags)} flags for {layers} layers")
-    else:
-        period = hyper.integer(name, GEMMA3_PATTERN)
-        flags = [bool((layer + 1) % period) for layer in range(layers)]
-    return ["sliding_attention" if flag else "full_attention" for flag in flags[:layers]]
-
-
 _BUILDERS: Mapping[str, Callable[[Hyper], tuple[str, str, dict[str, Any]]]] = {
     "llama": _llama,
+    "internlm2": _internlm2,
     "qwen2": _qwen2,
     "qwen3": _qwen3,
     "gemma3": _gemma3,
     "qwen2moe": _qwen2_moe,
     "qwen3moe": _qwen3_moe,
     "deepseek2": deepseek2,
+    "gpt-oss": _gpt_oss,
     "glm4moe": _glm4_moe,
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -11,13 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ktc.errors import GgufError, WeightError
-from ktc.weights import names
-from ktc.weights.binding import Collector
+from ktc.weights import formats, names
+from ktc.weights.binding import Collector, Way, make_recipe
 from ktc.weights.gguf import GgufFile, open_gguf
 from ktc.weights.gguf_metadata import Metadata
-from ktc.weights.recipe import Transform
+from ktc.weights.joins import MlaHalves
+from ktc.weights.recipe import Recipe, Transform
 from ktc.weights.source import Binding, WeightSource
 from ktc.weights.tensor import TensorHeader
+from ktc.weights.views import AnyView, ExpertColumns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -97,18 +101,43 @@ class GgufSource(WeightSource):
             return names.transforms(header.name, architecture, heads, key_value_heads)
 
         found = Collector(self._headers)
-        for parameter, shape in parameters.items():
-            source = names.source_of(parameter, architecture, int(config.num_hidden_layers))
-            obstacle = names.obstacle(parameter, architecture, self._headers)
-            if obstacle is not None:
-                found.problems.append(obstacle)
+        layers = int(config.num_hidden_layers)
+        for parameter, size in parameters.items():
+            shape = tuple(size)
+            halves = names.latent_halves(parameter, architecture)
+            if halves is not None and all(half in self._headers for half in halves):
+                found.use(halves)
+                keys, values = (self._headers[half] for half in halves)
+                found.attempt(parameter, partial(_latent, parameter, shape, keys, values, config))
                 continue
-            if source is None:
-                found.missing[parameter] = ()
-            else:
-                found.add(parameter, tuple(shape), source.tensors, source.axis, transforms)
-        unused = tuple(name for name in self._headers if name not in found.used | _CONSUMED_BY_CONFIG)
-        return Binding(found.recipes, found.missing, unused, tuple(found.problems))
+            sources = names.ways_of(parameter, shape, architecture, layers)
+            ways = [Way(s.tensors, s.axis, s.view, _held(s.view, shape)) for s in sources]
+            found.add(parameter, shape, ways, transforms)
+        return found.binding(_CONSUMED_BY_CONFIG, layers)
+
+
+def _held(view: AnyView | None, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The shape of the file's tensors put together, when a view makes the parameter of them."""
+    if view is None:
+        return None
+    return (shape[0], shape[2], shape[1]) if isinstance(view, ExpertColumns) and len(shape) == 3 else shape
+
+
+def _latent(
+    parameter: str, shape: tuple[int, ...], keys: TensorHeader, values: TensorHeader, config: PreTrainedConfig
+) -> Recipe:
+    """DeepSeek's kv_b from its halves. Raises ShapeMismatchError when they do not make up the shape."""
+    heads, nope = int(config.num_attention_heads), int(config.qk_nope_head_dim)
+    rows = shape[0] // heads - nope
+    parts = []
+    for header, wanted in ((keys, (heads, shape[1], nope)), (values, (heads, rows, shape[1]))):
+        flat = (wanted[0] * wanted[1], wanted[2])  # as files before April 2025 have them
+        held = flat if len(header.shape) == 2 else wanted
+        parts.append(replace(make_recipe(parameter, held, [header]), shape=wanted))
+    plain = parts[0].format == parts[1].format and formats.find(parts[0].format).block_elements == 1
+    return Recipe(
+        parameter, shape, parts[0].format if plain else "f32", tuple(parts), how=MlaHalves(heads, nope)
+    )
 
 
 def _check_split(files: Sequence[GgufFile]) -> None:

@@ -151,3 +151,21 @@ def special_tokens(hyper: Hyper, vocabulary: int) -> dict[str, Any]:
         "eos_token_id": distinct if len(distinct) > 1 else next(iter(distinct), None),
         "pad_token_id": hyper.token_id("padding", vocabulary),
     }
+
+
+def layer_types(hyper: Hyper, layers: int, period: int) -> list[str]:
+    """Which layers see a window: all of a period but the last, unless the file gives a period or a flag for each layer.
+
+    Args:
+        period: the architecture's own.
+    """
+    name = "attention.sliding_window_pattern"
+    key = hyper.key(name)
+    if key in hyper.metadata and hyper.metadata[key].item is ValueType.BOOL:
+        flags = [bool(flag) for flag in hyper.metadata[key].value]
+        if len(flags) < layers:
+            raise hyper.error(name, f"has {len(flags)} flags for {layers} layers")
+    else:
+        period = hyper.integer(name, period)
+        flags = [bool((layer + 1) % period) for layer in range(layers)]
+    return ["sliding_attention" if flag else "full_attention" for flag in flags[:layers]]

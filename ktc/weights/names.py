@@ -1,27 +1,28 @@
-"""Which GGUF tensors make a Hugging Face parameter: names, the way experts are put together, and the
-transforms.
+"""Which GGUF tensors make a Hugging Face parameter: names, the way experts are put together, and the transforms.
 
-The base is the gguf package's own name map, read from parameter to tensor. What it does not map (fused
-experts, the router's correction bias, GPT-OSS biases) is the table below; `transforms` undoes what
-llama.cpp's converter did.
+The base is the gguf package's own name map, read from parameter to tensor. What it does not map (fused experts, the
+router's correction bias, GPT-OSS biases and sinks) is the table below; `transforms` undoes what llama.cpp's converter
+did. Files of older converters name some tensors otherwise: `ways_of` gives every way to make a parameter, best first.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
 import gguf
 
-from ktc.errors import UnsupportedFormatError, UnsupportedModelError
+from ktc.errors import UnsupportedModelError
 from ktc.weights.recipe import AddConstant, InterleaveHalves, Transform
+from ktc.weights.views import AnyView, ExpertColumns, Interleave
 
 GGUF_ARCHITECTURES: Mapping[str, gguf.MODEL_ARCH] = MappingProxyType(
     {
         "llama": gguf.MODEL_ARCH.LLAMA,
+        "internlm2": gguf.MODEL_ARCH.INTERNLM2,
         "qwen2": gguf.MODEL_ARCH.QWEN2,
         "qwen3": gguf.MODEL_ARCH.QWEN3,
         "gemma3": gguf.MODEL_ARCH.GEMMA3,
@@ -32,9 +33,18 @@ GGUF_ARCHITECTURES: Mapping[str, gguf.MODEL_ARCH] = MappingProxyType(
         "glm4moe": gguf.MODEL_ARCH.GLM4_MOE,
     }
 )
-"""The `general.architecture` values whose tensor names are known; Mixtral is a "llama" with experts."""
+"""The `general.architecture` values whose tensor names are known; Mistral is a "llama", Mixtral one with experts."""
 
 _GATE_UP = ("ffn_gate_exps", "ffn_up_exps")
+_SINGLE_EXPERTS: Mapping[str, tuple[str, ...]] = {
+    "mlp.experts.gate_up_proj": ("ffn_gate", "ffn_up"),
+    "mlp.experts.down_proj": ("ffn_down",),
+}
+_GPT_OSS_VIEWS: Mapping[str, AnyView] = {
+    "mlp.experts.gate_up_proj": ExpertColumns(interleaved=True),
+    "mlp.experts.gate_up_proj_bias": Interleave(),
+    "mlp.experts.down_proj": ExpertColumns(),
+}
 _LAYER = re.compile(r"model\.layers\.(?P<layer>\d+)\.(?P<rest>.+)")
 _BY_HAND: Mapping[str, tuple[tuple[str, ...], str]] = {
     "mlp.experts.gate_up_proj": (_GATE_UP, ".weight"),
@@ -53,10 +63,12 @@ class Source:
     Attributes:
         tensors: for each piece in order, the names it may have, best first.
         axis: along which the pieces are put together; 1 for gate and up within each expert.
+        view: what makes the parameter of the pieces: GPT-OSS's class holds its experts' matrices transposed.
     """
 
     tensors: tuple[tuple[str, ...], ...]
     axis: int = 0
+    view: AnyView | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -94,39 +106,39 @@ def source_of(parameter: str, architecture: str, layers: int) -> Source | None:
                 return None
             stems, suffix = by_hand
             pieces = tuple((f"blk.{match['layer']}.{stem}{suffix}",) for stem in stems)
-            return Source(pieces, axis=1 if len(pieces) > 1 else 0)
+            view = _GPT_OSS_VIEWS.get(match["rest"]) if architecture == "gpt-oss" else None
+            return Source(pieces, 1 if len(pieces) > 1 else 0, view)
     name = _name_map(architecture, layers).get_name(parameter, try_suffixes=(".weight", ".bias"))
     return Source(((name,),)) if name is not None else None
+
+
+def ways_of(parameter: str, shape: Sequence[int], architecture: str, layers: int) -> list[Source]:
+    """Every way to make a parameter, best first; none when the architecture has no tensor for it.
+
+    Beside `source_of`'s, Mixtral's first files hold one tensor for each expert: blk.N.ffn_gate.E.weight.
+
+    Args: as `source_of`; shape: the parameter's, whose first size counts the experts.
+    """
+    first = source_of(parameter, architecture, layers)
+    if first is None:
+        return []
+    match = _LAYER.fullmatch(parameter)
+    stems = _SINGLE_EXPERTS.get(match["rest"]) if match is not None and architecture == "llama" else None
+    if match is None or stems is None or len(shape) != 3:
+        return [first]
+    names = (f"blk.{match['layer']}.{stem}.{e}.weight" for e in range(shape[0]) for stem in stems)
+    return [first, Source(tuple((name,) for name in names))]
 
 
 _LATENT = re.compile(r"model\.layers\.(?P<layer>\d+)\.self_attn\.kv_b_proj\.weight")
 
 
-def obstacle(parameter: str, architecture: str, tensors: Container[str]) -> UnsupportedFormatError | None:
-    """Why a parameter cannot be made although its tensors are there; None when nothing is known against it.
-
-    Args:
-        parameter: the name in the Hugging Face model. architecture: `general.architecture`.
-        tensors: the names in the file.
-    """
-    if architecture == "gpt-oss" and ".mlp.experts." in parameter:
-        return UnsupportedFormatError(
-            f"parameter {parameter!r}: GPT-OSS keeps gate and up interleaved and transposed in Hugging Face's model, "
-            "which cannot be made from GGUF's packed rows",
-            tensor=parameter,
-            hint="GPT-OSS comes with a later issue",
-        )
+def latent_halves(parameter: str, architecture: str) -> tuple[str, str] | None:
+    """The names of DeepSeek's kv_b in two parts, (keys, values), as files for absorbed attention have it; else None."""
     match = _LATENT.fullmatch(parameter) if architecture == "deepseek2" else None
-    if match is None or f"blk.{match['layer']}.attn_kv_b.weight" in tensors:
+    if match is None:
         return None
-    if f"blk.{match['layer']}.attn_k_b.weight" not in tensors:
-        return None
-    return UnsupportedFormatError(
-        f"parameter {parameter!r}: the file holds it as attn_k_b (transposed) and attn_v_b, from which packed "
-        "rows of the original cannot be made",
-        tensor=parameter,
-        hint="absorbed latent attention comes with a later issue; take a GGUF that has attn_kv_b",
-    )
+    return f"blk.{match['layer']}.attn_k_b.weight", f"blk.{match['layer']}.attn_v_b.weight"
 
 
 _Q_OR_K = re.compile(r"blk\.\d+\.attn_(?P<which>[qk])\.(?:weight|bias)")
@@ -140,7 +152,7 @@ def transforms(tensor: str, architecture: str, heads: int, key_value_heads: int)
         architecture: `general.architecture`.
         heads: query heads. key_value_heads: key and value heads.
     """
-    if architecture == "llama" and (match := _Q_OR_K.fullmatch(tensor)):
+    if architecture in ("llama", "internlm2") and (match := _Q_OR_K.fullmatch(tensor)):
         return (InterleaveHalves(heads if match["which"] == "q" else key_value_heads),)
     if architecture == "gemma3" and tensor.endswith("norm.weight"):
         return (AddConstant(-1.0),)

@@ -30,12 +30,14 @@ class Binding:
         missing: for every parameter without a tensor, the names that were looked for.
         unused: tensors of the source that no parameter takes.
         problems: tensors that were found but do not fit: wrong shape, unsupported format.
+        notes: what a reader may want to know of the unused tensors.
     """
 
     recipes: Mapping[str, Recipe]
     missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
     problems: tuple[WeightError, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def errors(self) -> tuple[WeightError, ...]:
         """Every missing tensor and every problem as a typed error."""

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from ktc.weights.binding import Collector
+from ktc.weights.binding import Collector, Way
 from ktc.weights.source import Binding
 from ktc.weights.tensor import TensorHeader
 
@@ -39,14 +39,10 @@ def bind_state(
     """
     found = Collector(headers)
     for parameter, shape in parameters.items():
-        for pieces in _candidates(parameter, tuple(shape), tied):
-            if all(any(name in headers for name in names) for names in pieces):
-                found.add(parameter, tuple(shape), pieces)
-                break
-        else:
-            found.missing[parameter] = (parameter,)
-    unused = tuple(name for name in headers if name not in found.used)
-    return Binding(found.recipes, found.missing, unused, tuple(found.problems))
+        found.add(
+            parameter, tuple(shape), [Way(pieces) for pieces in _candidates(parameter, tuple(shape), tied)]
+        )
+    return found.binding()
 
 
 def _candidates(parameter: str, shape: tuple[int, ...], tied: bool) -> list[list[tuple[str, ...]]]:

@@ -1,4 +1,7 @@
-"""Writes a Hugging Face model as a GGUF file, as llama.cpp's converter does, or as a safetensors folder."""
+"""Writes a Hugging Face model as a GGUF file, as llama.cpp's converter does: metadata, tokenizer, tensors.
+
+`write_gguf` takes every model of `tiny_models`; `gguf_tensors.Naming` chooses among the forms of older and newer files.
+"""
 
 from __future__ import annotations
 
@@ -8,56 +11,12 @@ from typing import Any
 
 import gguf
 import numpy as np
-import numpy.typing as npt
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from support.gguf_tensors import ARCHITECTURES, Floats, Naming, gguf_tensors
+from support.safetensors_files import write_safetensors_folder
+from transformers import PreTrainedModel
 
-_ARCHITECTURES = {
-    "llama": "llama",
-    "mixtral": "llama",
-    "qwen2": "qwen2",
-    "qwen3": "qwen3",
-    "qwen2_moe": "qwen2moe",
-    "qwen3_moe": "qwen3moe",
-    "gemma3_text": "gemma3",
-    "deepseek_v2": "deepseek2",
-    "deepseek_v3": "deepseek2",
-    "glm4_moe": "glm4moe",
-}
-_TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-_LAYER = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate": "ffn_gate_inp",
-    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
-    "mlp.shared_expert.up_proj": "ffn_up_shexp",
-    "mlp.shared_expert.down_proj": "ffn_down_shexp",
-    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
-    "mlp.shared_experts.gate_proj": "ffn_gate_shexp",
-    "mlp.shared_experts.up_proj": "ffn_up_shexp",
-    "mlp.shared_experts.down_proj": "ffn_down_shexp",
-    "self_attn.q_a_proj": "attn_q_a",
-    "self_attn.q_a_layernorm": "attn_q_a_norm",
-    "self_attn.q_b_proj": "attn_q_b",
-    "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
-    "self_attn.kv_a_layernorm": "attn_kv_a_norm",
-    "self_attn.kv_b_proj": "attn_kv_b",
-}
-_GEMMA_LAYER = {
-    **_LAYER,
-    "post_attention_layernorm": "post_attention_norm",
-    "pre_feedforward_layernorm": "ffn_norm",
-    "post_feedforward_layernorm": "post_ffw_norm",
-}
-_GLM_LAYER = {**_LAYER, "post_attention_layernorm": "post_attention_norm"}
+__all__ = ["Naming", "add_tokenizer", "byte_alphabet", "write_gguf", "write_safetensors_folder"]
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] "
     "+ '<|im_end|>' + '\\n' }}{% endfor %}"
@@ -65,8 +24,6 @@ CHAT_TEMPLATE = (
 )
 _MERGES = """Ġ t|h e|i n|Ġ a|Ġt he|e r|o n|r e|a t|e n|Ġ s|l l|Ġ w|o r|Ġ c|Ġ p|Ġ o|Ġ f|Ġ b|i s|Ġ d|e s"""
 _PAIRS = tuple(_MERGES.split("|"))
-
-Floats = npt.NDArray[np.float32]
 
 
 def write_gguf(
@@ -77,24 +34,29 @@ def write_gguf(
     formats: Mapping[str, str] | None = None,
     split: int = 1,
     rename: Mapping[str, str] | None = None,
+    naming: Naming = Naming(),  # noqa: B008
+    architecture: str | None = None,
 ) -> Path:
     """Writes every parameter under its GGUF name, with the converter's transformations, and the metadata.
 
     Args:
         model: of one of the architectures of `tiny_models`, with real tensors.
         path: the file; with `split` above 1 the parts NAME-00001-of-0000N.gguf appear beside it.
-        format: of the matrices; vectors stay f32.
+        format: of the matrices; vectors stay f32. Rows that are no whole blocks of it become q8_0 or f16, as
+            llama-quantize falls back.
         tokenizer: whether to add a byte-level BPE vocabulary (the model needs at least 512 tokens).
         formats: other formats for tensors whose GGUF name contains a key: {"attn_v": "q6_k"}.
         split: number of parts.
         rename: replacements in tensor names, for files that lack a tensor or have another.
+        naming: forms that differ between versions of the converter, or extra layers.
+        architecture: `general.architecture` when it is not the model type's own: "internlm2" for a Llama model.
 
     Returns: the file, or the first part.
     """
     path = Path(path)
     config = model.config
-    architecture = _ARCHITECTURES[config.model_type]
-    tensors = gguf_tensors(model)
+    architecture = architecture or ARCHITECTURES[config.model_type]
+    tensors = gguf_tensors(model, naming)
     for old, new in (rename or {}).items():
         tensors = {name.replace(old, new): values for name, values in tensors.items()}
     parts = [path]
@@ -105,7 +67,7 @@ def write_gguf(
     for number, part in enumerate(parts):
         writer = gguf.GGUFWriter(part, architecture)
         if number == 0:
-            _add_metadata(writer, architecture, model)
+            _add_metadata(writer, architecture, model, naming)
             if tokenizer:
                 add_tokenizer(writer, config.vocab_size)
         if split > 1:
@@ -122,63 +84,15 @@ def write_gguf(
     return parts[0]
 
 
-def gguf_tensors(model: PreTrainedModel) -> dict[str, Floats]:
-    """The model's parameters as float32 under their GGUF names, transformed as the converter does."""
-    config = model.config
-    found = {}
-    for name, tensor in model.state_dict().items():
-        if name == "lm_head.weight" and config.tie_word_embeddings:
-            continue
-        values = tensor.detach().float().numpy()
-        if name.endswith("mlp.experts.gate_up_proj"):
-            layer = name.split(".")[2]
-            half = values.shape[1] // 2
-            found[f"blk.{layer}.ffn_gate_exps.weight"] = values[:, :half]
-            found[f"blk.{layer}.ffn_up_exps.weight"] = values[:, half:]
-            continue
-        found[_gguf_name(name, config.model_type)] = _transformed(name, values, config)
-    return found
-
-
-def _gguf_name(name: str, model_type: str) -> str:
-    if name.endswith("e_score_correction_bias"):
-        return f"blk.{name.split('.')[2]}.exp_probs_b.bias"
-    if name.endswith("mlp.experts.down_proj"):
-        return f"blk.{name.split('.')[2]}.ffn_down_exps.weight"
-    stem, _, suffix = name.rpartition(".")
-    if stem in _TOP:
-        return f"{_TOP[stem]}.{suffix}"
-    _, _, layer, rest = stem.split(".", 3)
-    table = {"gemma3_text": _GEMMA_LAYER, "glm4_moe": _GLM_LAYER}.get(model_type, _LAYER)
-    return f"blk.{layer}.{table[rest]}.{suffix}"
-
-
-def _transformed(name: str, values: Floats, config: Any) -> Floats:
-    if config.model_type in ("llama", "mixtral"):
-        if ".q_proj." in name:
-            return _permute(values, config.num_attention_heads)
-        if ".k_proj." in name:
-            return _permute(values, config.num_key_value_heads)
-    if config.model_type == "gemma3_text" and "norm" in name:
-        return values + np.float32(1)
-    if name.endswith("shared_expert_gate.weight"):
-        return values.reshape(-1)
-    return values
-
-
-def _permute(values: Floats, heads: int) -> Floats:
-    """From (first half, second half) of each head's rows to interleaved pairs."""
-    half = values.shape[0] // heads // 2
-    return values.reshape(heads, 2, half, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
-
-
 def _add_tensor(writer: gguf.GGUFWriter, name: str, values: Floats, format: str) -> None:
-    if values.ndim == 1 or "ffn_gate_inp" in name:
+    if values.ndim == 1 or "ffn_gate_inp" in name or name.endswith(".bias"):
         format = "f32"
+    if format not in ("f32", "f16") and values.shape[-1] % gguf.GGML_QUANT_SIZES[_kind(format)][0]:
+        format = "f16" if values.shape[-1] % 32 else "q8_0"
     if format in ("f32", "f16"):
         writer.add_tensor(name, np.ascontiguousarray(values, np.float32 if format == "f32" else np.float16))
         return
-    kind = gguf.GGMLQuantizationType[format.upper()]
+    kind = _kind(format)
     if format.endswith("_k"):
         from ktc.weights.convert import quantize
 
@@ -188,25 +102,33 @@ def _add_tensor(writer: gguf.GGUFWriter, name: str, values: Floats, format: str)
     writer.add_tensor(name, blocks, raw_dtype=kind)
 
 
-def _add_metadata(writer: gguf.GGUFWriter, architecture: str, model: PreTrainedModel) -> None:
+def _kind(format: str) -> gguf.GGMLQuantizationType:
+    return gguf.GGMLQuantizationType[format.upper()]
+
+
+def _add_metadata(writer: gguf.GGUFWriter, architecture: str, model: PreTrainedModel, naming: Naming) -> None:
     config = model.config
     writer.add_name(f"tiny {config.model_type}")
-    writer.add_block_count(config.num_hidden_layers)
+    writer.add_block_count(config.num_hidden_layers + naming.extra_layer)
+    if naming.extra_layer:
+        writer.add_nextn_predict_layers(1)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
+    absorbed = architecture == "deepseek2" and naming.latent == "split"
+    writer.add_head_count_kv(1 if absorbed else config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_vocab_size(config.vocab_size)
     if architecture == "deepseek2":
-        _add_latent_attention(writer, config)
+        _add_latent_attention(writer, config, absorbed)
     elif getattr(config, "head_dim", None):
         writer.add_key_length(config.head_dim)
         writer.add_value_length(config.head_dim)
     rope = config.rope_parameters
-    if architecture == "gemma3":
+    if architecture in ("gemma3", "gpt-oss"):
         writer.add_sliding_window(config.sliding_window)
+    if architecture == "gemma3":
         rope = rope["full_attention"]
     writer.add_rope_freq_base(rope["rope_theta"])
     if rope["rope_type"] in ("linear", "yarn"):
@@ -214,6 +136,9 @@ def _add_metadata(writer: gguf.GGUFWriter, architecture: str, model: PreTrainedM
         writer.add_rope_scaling_factor(rope["factor"])
         if rope["rope_type"] == "yarn":
             writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+            if rope.get("beta_fast") is not None:
+                writer.add_rope_scaling_yarn_beta_fast(rope["beta_fast"])
+                writer.add_rope_scaling_yarn_beta_slow(rope["beta_slow"])
             if rope.get("mscale_all_dim"):
                 writer.add_rope_scaling_yarn_log_mul(0.1 * rope["mscale_all_dim"])
     if config.model_type in ("deepseek_v2", "deepseek_v3", "glm4_moe"):
@@ -226,7 +151,9 @@ def _add_metadata(writer: gguf.GGUFWriter, architecture: str, model: PreTrainedM
     if experts:
         writer.add_expert_count(experts)
         writer.add_expert_used_count(config.num_experts_per_tok)
-        if config.model_type != "mixtral":
+        if config.model_type == "gpt_oss":
+            writer.add_expert_feed_forward_length(config.intermediate_size)
+        elif config.model_type != "mixtral":
             writer.add_expert_feed_forward_length(config.moe_intermediate_size)
         if config.model_type == "qwen2_moe":
             writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
@@ -239,14 +166,16 @@ def _add_metadata(writer: gguf.GGUFWriter, architecture: str, model: PreTrainedM
             add(role)
 
 
-def _add_latent_attention(writer: gguf.GGUFWriter, config: Any) -> None:
+def _add_latent_attention(writer: gguf.GGUFWriter, config: Any, absorbed: bool) -> None:
     if config.q_lora_rank is not None:
         writer.add_q_lora_rank(config.q_lora_rank)
     writer.add_kv_lora_rank(config.kv_lora_rank)
-    writer.add_key_length(config.kv_lora_rank + config.qk_rope_head_dim)
-    writer.add_value_length(config.kv_lora_rank)
-    writer.add_key_length_mla(config.qk_nope_head_dim + config.qk_rope_head_dim)
-    writer.add_value_length_mla(config.v_head_dim)
+    key = config.qk_nope_head_dim + config.qk_rope_head_dim
+    writer.add_key_length(config.kv_lora_rank + config.qk_rope_head_dim if absorbed else key)
+    writer.add_value_length(config.kv_lora_rank if absorbed else config.v_head_dim)
+    if absorbed:
+        writer.add_key_length_mla(key)
+        writer.add_value_length_mla(config.v_head_dim)
     writer.add_rope_dimension_count(config.qk_rope_head_dim)
 
 
@@ -295,20 +224,3 @@ def add_tokenizer(writer: gguf.GGUFWriter, size: int, pre: str = "qwen2") -> Non
     writer.add_token_merges(_PAIRS)
     writer.add_add_bos_token(False)
     writer.add_chat_template(CHAT_TEMPLATE)
-
-
-def write_safetensors_folder(
-    model: PreTrainedModel, path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None, **options: Any
-) -> Path:
-    """Writes config.json and safetensors, and the tokenizer if there is one.
-
-    Args:
-        options: for `save_pretrained`, such as max_shard_size="1MB".
-
-    Returns: the folder.
-    """
-    path = Path(path)
-    model.save_pretrained(path, **options)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(path)
-    return path

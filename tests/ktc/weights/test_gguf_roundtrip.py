@@ -12,11 +12,10 @@ from support.gguf_files import write_gguf
 from support.tiny_models import tiny_model
 from transformers import AutoModelForCausalLM
 
-from ktc.weights.names import obstacle
 from ktc.weights.source import RawTensor, open_source
 
 ARCHITECTURES = ["llama", "qwen2", "qwen3", "gemma3_text", "mixtral", "qwen2_moe", "qwen3_moe"]
-ARCHITECTURES += ["deepseek_v2", "deepseek_v3", "glm4_moe"]
+ARCHITECTURES += ["deepseek_v2", "deepseek_v3", "gpt_oss", "glm4_moe"]
 
 
 def shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
@@ -114,17 +113,3 @@ def test_split_files_from_any_part_or_the_folder(tmp_path: Path) -> None:
     for where in (first, tmp_path, tmp_path / "m-00003-of-00003.gguf"):
         source = open_source(where)
         assert not source.bind(shapes(model), source.config()).errors()
-
-
-def test_latent_attention_split_for_absorption_is_refused(tmp_path: Path) -> None:
-    model = tiny_model("deepseek_v3")
-    path = write_gguf(model, tmp_path / "m.gguf", "q8_0", rename={"attn_kv_b": "attn_k_b"})
-    source = open_source(path)
-    binding = source.bind(shapes(model), source.config())
-    assert len(binding.problems) == 2 and not binding.missing
-    assert "absorbed latent attention" in binding.problems[0].hint
-
-
-def test_gpt_oss_experts_are_refused() -> None:
-    assert obstacle("model.layers.0.mlp.experts.down_proj", "gpt-oss", ()) is not None
-    assert obstacle("model.layers.0.self_attn.q_proj.weight", "gpt-oss", ()) is None

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from ktc.errors import MissingTensorError, ShapeMismatchError, UnsupportedFormatError, WeightError
-from ktc.weights.binding import Collector, make_recipe
+from ktc.weights.binding import Collector, Way, make_recipe
 from ktc.weights.formats import nbytes
 from ktc.weights.recipe import AddConstant, InterleaveHalves, Part, Recipe
-from ktc.weights.source import Binding
 from ktc.weights.tensor import TensorHeader
 
 
@@ -98,7 +97,7 @@ def test_shapes_and_formats_are_checked_when_bound() -> None:
 def test_fp8_is_recognised() -> None:
     with pytest.raises(UnsupportedFormatError, match="f8_e4m3") as caught:
         make_recipe("w", (2, 2), [TensorHeader("w", "f8_e4m3", (2, 2), 4)])
-    assert "later issue" in caught.value.hint
+    assert "weight_scale_inv" in caught.value.hint
 
 
 def test_handmade_recipe_of_the_wrong_size() -> None:
@@ -108,10 +107,10 @@ def test_handmade_recipe_of_the_wrong_size() -> None:
 
 def test_binding_lists_everything_as_errors() -> None:
     found = Collector({"a": header("a", "f32", 2), "b": header("b", "f32", 3)})
-    found.add("pa", (2,), [("a",)])
-    found.add("pb", (4,), [("b",)])
-    found.add("pc", (4,), [("c", "d")])
-    binding = Binding(found.recipes, found.missing, (), tuple(found.problems))
+    found.add("pa", (2,), [Way([("a",)])])
+    found.add("pb", (4,), [Way([("b",)])])
+    found.add("pc", (4,), [Way([("c", "d")])])
+    binding = found.binding()
     assert set(binding.recipes) == {"pa"}
     shape, missing = binding.errors()
     assert isinstance(shape, ShapeMismatchError) and shape.tensor == "pb"

@@ -75,7 +75,7 @@ def test_missing_and_unused_are_listed(tmp_path: Path) -> None:
     wanted = {**shapes(model), "model.extra.weight": (3,), "model.norm.weight": (7,)}
     del wanted["model.embed_tokens.weight"]
     binding = source.bind(wanted, source.config())
-    assert binding.missing == {"model.extra.weight": ("model.extra.weight",)}
+    assert binding.missing == {"model.extra.weight": ("model.extra.weight", "extra.weight")}
     assert binding.unused == ("model.embed_tokens.weight",)
     assert "model.norm.weight" not in binding.recipes and len(binding.problems) == 1
 
