@@ -241,11 +241,9 @@ class _Builder:
         positional = [self.operand(item) for item in op.operands]
         given = {a.name: self.attribute(a) for a in op.attributes}
         args: list[Any] = []
-        many = next((i for i, row in enumerate(rows) if row[2]), None)
+        many = next((i for i, row in enumerate(rows) if row[2] and row[0] not in given), None)
         if many is not None:  # kt.concat(a, b, ...): the tail of the operands is a list
             args = [*positional[:many], positional[many:]]
-        elif name == "kt.split" and "sizes" not in given:
-            args = [positional[0], positional[1:]]
         else:
             args = positional
         try:
