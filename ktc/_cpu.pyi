@@ -13,7 +13,7 @@ class Array(Protocol):
 
 def isa() -> str:
     """
-    The instruction-set level in force: "generic", "avx2", "avx512" or "avx512vnni".
+    The instruction-set level in force: "generic", "avx2", "avx512", "avx512vnni" or "amx".
 
     It is the machine's, capped by the environment variable KTC_CPU_ISA, which is read once, at first use.
 
@@ -143,6 +143,24 @@ def limit_threads(count: int) -> int:
 
 def physical_cores() -> int:
     """Physical cores in this process's affinity mask."""
+
+def read_bandwidth(address: int, bytes: int, streams: int, seconds: float) -> float:
+    """
+    Bytes a second that the pool's threads read from a region, `streams` (1, 2, 4, 8) places at a time each:
+    the best pass within `seconds`.
+
+    Raises:
+        ValueError: a region below 1 MiB, another number of streams.
+    """
+
+def operations(kind: str, seconds: float) -> float:
+    """
+    Multiply-adds of the pool's threads on registers, two operations each, in a second: "int8", "bf16" or
+    "f32"; 0 where the level in force has no such instruction.
+
+    Raises:
+        ValueError: another kind.
+    """
 
 def format_id(format: str) -> int:
     """
@@ -305,4 +323,37 @@ def attention(
 
     Raises:
         ValueError: sequences, blocks or slots outside the caches.
+    """
+
+def experts(
+    gate: int,
+    count: int,
+    hidden: int,
+    inner: int,
+    gate_up_format: int,
+    gate_up: int,
+    gate_up_bias: int,
+    down_format: int,
+    down: int,
+    down_bias: int,
+    x: int,
+    indices: int,
+    weights: int,
+    tokens: int,
+    chosen: int,
+    y: int,
+    threads: int = 0,
+) -> None:
+    """
+    y[tokens, hidden] = routed experts of x[tokens, hidden]; addresses of packed weights, float32 biases (0 for none), int64 indices and float32 weights [tokens, chosen]. gate: 0 silu, 1 gelu, 2 gelu_tanh, 3 gpt_oss.
+
+    Raises:
+        IndexError: an index outside the experts; y is not written.
+    """
+
+def experts_workspace(
+    count: int, hidden: int, inner: int, gate_up_format: int, down_format: int, tokens: int, chosen: int
+) -> int:
+    """
+    Bytes that a call of `experts` keeps beside its operands and its result.
     """

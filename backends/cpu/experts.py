@@ -1,7 +1,8 @@
-"""cpu.experts: the routed experts of a mixture of experts on packed weights, one expert after the other.
+"""cpu.experts: the routed experts of a mixture of experts on packed weights, as one operator.
 
-Each expert is packed on its own in the layout of cpu.linear, so that its share is one slice, and only the experts that
-some token chose are read. The order of summation is that of the experts' numbers, whatever the number of threads.
+Each expert is packed on its own in the layout of cpu.linear, one behind the other; only the experts that some token
+chose are read. Quantised weights meet int8 activations, as in cpu.linear. The order of summation is that of the
+experts' numbers: a token's result depends neither on the other tokens nor on the number of threads.
 """
 
 from __future__ import annotations
@@ -12,15 +13,19 @@ from typing import Any
 import torch
 import torch.fx as fx
 from ktc.backends.cpu import packed
-from ktc.backends.cpu.library import OperandError, arguments, define, insert, refuse, shape_of
-from ktc.backends.cpu.linear import linear
-from ktc.backends.registry import Kernel, Weight, register
+from ktc.backends.cpu.library import OperandError, arguments, define, insert, refuse, shape_of, vector
+from ktc.backends.registry import Kernel, Option, Weight, register
 
 from ktc import _cpu
-from ktc.dialect.experts import ACTIVATIONS
 
 LAYOUT = "r16.experts"
 ALIGNMENT = 64
+GATES = ("silu", "gelu", "gelu_tanh", "gpt_oss")
+"""The activations by their numbers in C++."""
+PART_TOKENS = 4096
+"""More tokens are computed in parts, which bounds the workspace; as in cpp/kernels/experts/experts.cpp."""
+
+_call = _cpu.experts
 
 
 def expert_bytes(format: str, rows: int, columns: int) -> int:
@@ -57,47 +62,66 @@ def pack(blocks: torch.Tensor, weight: Weight, out: torch.Tensor) -> None:
 def experts(
     x: torch.Tensor, indices: torch.Tensor, weights: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor,
     gate_up_bias: torch.Tensor | None, down_bias: torch.Tensor | None, activation: str,
-    gate_up_format: str, down_format: str, count: int, inner: int,
+    gate_up_format: str, down_format: str, count: int, inner: int, threads: int = 0,
 ) -> torch.Tensor:  # fmt: skip
-    """See `kt.experts`; x float32[T, K], gate_up and down as `pack` writes them, biases float32.
+    """See `kt.experts`; x float32[T, K], gate_up and down as `pack` writes them.
 
     Args:
-        count: number of experts E; indices outside 0..E-1 are refused.
+        count: number of experts E.
         inner: rows of one expert's gate_up, 2I.
+        threads: most threads to use; 0 for all.
 
     Raises:
-        OperandError: dtypes, shapes or indices that do not fit.
+        OperandError: dtypes, shapes or memory layouts that do not fit; an index outside 0..E-1.
     """
     if x.dtype is not torch.float32 or x.dim() != 2:
         raise refuse("experts", "x", x, "float32[T, K]")
-    if indices.shape != weights.shape or indices.shape[0] != x.shape[0]:
-        raise refuse("experts", "indices", indices, f"integers [{x.shape[0]}, k], as weights")
-    hidden = x.shape[1]
-    up_step, down_step = (
-        expert_bytes(gate_up_format, inner, hidden),
-        expert_bytes(down_format, hidden, inner // 2),
-    )
-    for name, weight, needed in (("gate_up", gate_up, count * up_step), ("down", down, count * down_step)):
-        if weight.dtype is not torch.uint8 or weight.numel() != needed:
-            raise refuse("experts", name, weight, f"uint8[{needed}]")
-    up_size, down_size = (
-        packed.packed_size(gate_up_format, inner, hidden),
-        packed.packed_size(down_format, hidden, inner // 2),
-    )
-    out = torch.zeros_like(x)
-    gate = ACTIVATIONS[activation]
-    for expert in torch.unique(indices).tolist():
-        if not 0 <= expert < count:
-            raise OperandError(f"kt_cpu.experts: expert {expert} is not in 0..{count - 1}")
-        token, choice = torch.where(indices == expert)
-        up = gate_up[expert * up_step : expert * up_step + up_size]
-        lower = down[expert * down_step : expert * down_step + down_size]
-        up_bias = None if gate_up_bias is None else gate_up_bias[expert]
-        lower_bias = None if down_bias is None else down_bias[expert]
-        y = linear(x[token], up, up_bias, gate_up_format, inner, hidden)
-        y = linear(gate(y).contiguous(), lower, lower_bias, down_format, hidden, inner // 2)
-        out.index_add_(0, token, y * weights[token, choice, None].to(y.dtype))
-    return out
+    tokens, hidden = x.shape
+    if indices.dim() != 2 or indices.shape[0] != tokens or indices.is_floating_point():
+        raise refuse("experts", "indices", indices, f"integers [{tokens}, k]")
+    if weights.shape != indices.shape or not weights.is_floating_point():
+        raise refuse("experts", "weights", weights, f"floats {list(indices.shape)}, as indices")
+    if activation not in GATES:
+        raise OperandError(f"kt_cpu.experts: unknown activation {activation!r}; there are {', '.join(GATES)}")
+    _check("gate_up", gate_up, gate_up_format, count, inner, hidden)
+    _check("down", down, down_format, count, hidden, inner // 2)
+    if gate_up_bias is not None:
+        gate_up_bias = vector("experts", "gate_up_bias", gate_up_bias, count * inner)
+    if down_bias is not None:
+        down_bias = vector("experts", "down_bias", down_bias, count * hidden)
+    x, indices, weights = x.contiguous(), indices.long().contiguous(), weights.float().contiguous()
+    y = torch.empty_like(x)
+    try:
+        _call(
+            GATES.index(activation), count, hidden, inner // 2,
+            packed.format_id(gate_up_format), gate_up.data_ptr(), _address(gate_up_bias),
+            packed.format_id(down_format), down.data_ptr(), _address(down_bias),
+            x.data_ptr(), indices.data_ptr(), weights.data_ptr(), tokens, indices.shape[1], y.data_ptr(), threads,
+        )  # fmt: skip
+    except (IndexError, ValueError) as error:
+        raise OperandError(f"kt_cpu.experts: {error}") from error
+    return y
+
+
+def _check(operand: str, weight: torch.Tensor, format: str, count: int, rows: int, columns: int) -> None:
+    size = count * expert_bytes(format, rows, columns)
+    if (
+        weight.dtype is not torch.uint8
+        or weight.numel() != size
+        or not weight.is_contiguous()
+        or weight.data_ptr() % ALIGNMENT
+    ):
+        what = f"{count} experts of {format} [{rows}, {columns}]"
+        raise refuse(
+            "experts",
+            operand,
+            weight,
+            f"contiguous uint8[{size}] ({what}), at a multiple of {ALIGNMENT} bytes",
+        )
+
+
+def _address(tensor: torch.Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def fake(x: torch.Tensor, *operands: Any) -> torch.Tensor:
@@ -107,7 +131,8 @@ def fake(x: torch.Tensor, *operands: Any) -> torch.Tensor:
 
 OP = define(
     "experts(Tensor x, Tensor indices, Tensor weights, Tensor gate_up, Tensor down, Tensor? gate_up_bias, "
-    "Tensor? down_bias, str activation, str gate_up_format, str down_format, int count, int inner) -> Tensor",
+    "Tensor? down_bias, str activation, str gate_up_format, str down_format, int count, int inner, "
+    "int threads=0) -> Tensor",
     experts,
     fake,
 )
@@ -121,7 +146,25 @@ def lower(
     operands = ("x", "indices", "weights", "gate_up", "down", "gate_up_bias", "down_bias", "activation")
     count, inner, _ = up.shape
     args = tuple(bound[name] for name in operands)
-    return insert(graph, node, OP, (*args, up.format, weights["down"].format, count, inner))
+    args = (*args, up.format, weights["down"].format, count, inner)
+    return insert(graph, node, OP, (*args, options["threads"]) if options.get("threads") else args)
+
+
+def workspace(node: fx.Node, weights: Mapping[str, Weight]) -> int | torch.SymInt:
+    """Bytes that a call keeps beside operands and result: activations in int8 or float, and the sorted choices."""
+    bound, up, down = arguments(node), weights["gate_up"], weights["down"]
+    choices = shape_of(bound["indices"])
+    if choices is None:
+        return 0
+    count, inner, hidden = up.shape
+    # Linear in the number of tokens, but for the rounding of a part to lines of 64 bytes.
+    formats = packed.format_id(up.format), packed.format_id(down.format)
+    one, two = (
+        _cpu.experts_workspace(count, hidden, inner // 2, *formats, tokens, int(choices[1]))
+        for tokens in (64, 128)
+    )
+    each = (two - one) // 64
+    return one - 64 * each + ALIGNMENT + each * torch.sym_min(choices[0], PART_TOKENS)
 
 
 def supports(node: fx.Node) -> str | None:
@@ -143,10 +186,12 @@ register(
         hardware=frozenset({"cpu"}),
         lower=lower,
         formats=frozenset(packed.PACKED),
+        options={"threads": Option(int, "most threads to use; 0, the default, for all")},
         rank=10,
         supports=supports,
         layout=LAYOUT,
         pack=pack,
         packed_bytes=packed_bytes,
+        workspace=workspace,
     )
 )

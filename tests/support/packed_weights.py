@@ -82,3 +82,13 @@ def nmse(value: torch.Tensor, wanted: torch.Tensor) -> float:
     if not torch.isfinite(value).all():
         return float("inf")
     return float((value.double() - wanted).square().sum() / wanted.square().sum().clamp_min(1e-300))
+
+
+def as_int8(x: torch.Tensor) -> torch.Tensor:
+    """What the kernels make of float32 activations: codes and scales of blocks of 32, as float64."""
+    blocks = x.reshape(*x.shape[:-1], -1, 32)
+    highest = blocks.abs().amax(-1, keepdim=True)
+    # Not `127 / highest`, which torch computes as 127 times the reciprocal.
+    inverse = torch.where(highest > 0, torch.full_like(highest, 127.0) / highest, 0)
+    codes = (blocks * inverse).round()
+    return (codes.double() * (highest / 127).double()).reshape(x.shape)

@@ -7,7 +7,6 @@
 namespace ktc::kernels {
 
 extern const FloatKernels float_kernels_avx512;
-const FloatKernels float_kernels_avx512 = {
-    {multiply_floats<Format::f32>, multiply_floats<Format::f16>, multiply_floats<Format::bf16>}};
+const FloatKernels float_kernels_avx512 = {{KTC_EACH_FLOAT_FORMAT(multiply_floats)}};
 
 }  // namespace ktc::kernels

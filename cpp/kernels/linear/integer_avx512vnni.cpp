@@ -1,7 +1,8 @@
 // The integer linear kernels for AVX-512 VNNI.
 // clang-format off: the vectors come before what is written in terms of them.
 #include "kernels/simd/avx512.inl.hpp"
-#include "kernels/linear/integer.inl.hpp"
+#include "kernels/linear/direct.inl.hpp"
+#include "kernels/linear/panel.inl.hpp"
 // clang-format on
 
 namespace ktc::kernels {

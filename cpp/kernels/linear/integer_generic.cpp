@@ -1,7 +1,8 @@
 // The integer linear kernels for the platform's baseline.
 // clang-format off: the vectors come before what is written in terms of them.
 #include "kernels/simd/generic.inl.hpp"
-#include "kernels/linear/integer.inl.hpp"
+#include "kernels/linear/direct.inl.hpp"
+#include "kernels/linear/panel.inl.hpp"
 // clang-format on
 
 namespace ktc::kernels {

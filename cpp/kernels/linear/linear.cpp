@@ -36,7 +36,7 @@ Grid make_grid(int64_t bands, int64_t panel_bands, int64_t tokens, int threads) 
   const int64_t panels = (bands + panel_bands - 1) / panel_bands;
   // Few panels: split the tokens too, though every run unpacks its panel again.
   const int64_t wanted = std::max<int64_t>(1, (int64_t{4} * threads + panels - 1) / panels);
-  const int64_t run = threads == 1 ? tokens : std::max<int64_t>(48, (tokens + wanted - 1) / wanted);
+  const int64_t run = std::clamp<int64_t>((tokens + wanted - 1) / wanted, 48, kPanelRun);
   const int64_t rounded = (std::min(run, tokens) + 11) / 12 * 12;
   return {panels, (tokens + rounded - 1) / rounded, rounded};
 }
@@ -77,14 +77,22 @@ void linear_floats(const PackedWeight& weight, const float* x, int64_t x_stride,
 
 }  // namespace
 
+const IntegerKernels& integer_kernels() {
+  return *kInteger.pick();
+}
+
+const FloatKernels& float_kernels() {
+  return *kFloat.pick();
+}
+
 int64_t activation_bytes(int64_t tokens, int64_t columns) {
-  return tokens * activation_planes(columns).record;
+  return tokens * activation_record(columns);
 }
 
 void quantize_activations(const float* x, int64_t x_stride, int64_t tokens, int64_t columns,
                           uint8_t* records) {
   const auto quantize = kInteger.pick()->quantize;
-  const int64_t stride = activation_planes(columns).record;
+  const int64_t stride = activation_record(columns);
   const int64_t grain = std::max<int64_t>(1, (16 << 10) / columns);
   runtime::Pool::instance().parallel_for(tokens, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) quantize(x + i * x_stride, columns, records + i * stride);
@@ -95,7 +103,7 @@ void linear_quantized(const PackedWeight& weight, const uint8_t* records, int64_
                       float* y, int64_t y_stride) {
   LinearCall call = make_call(weight, bias, y, y_stride);
   call.x = records;
-  call.x_stride = activation_planes(weight.columns).record;
+  call.x_stride = activation_record(weight.columns);
   const IntegerKernels& kernels = *kInteger.pick();
   runtime::Pool& pool = runtime::Pool::instance();
   const int64_t bands = weight.bands();
@@ -114,7 +122,7 @@ void linear_quantized(const PackedWeight& weight, const uint8_t* records, int64_
   pool.parallel_for(grid.panels * grid.runs, grain, [&](int64_t begin, int64_t end, int) {
     uint8_t* scratch = worker_scratch().get(kPanelBytes);
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t band = i / grid.runs * kPanelBands, token = i % grid.runs * grid.run_tokens;
+      const int64_t band = i % grid.panels * kPanelBands, token = i / grid.panels * grid.run_tokens;
       panel(call, band, std::min(band + kPanelBands, bands), token, std::min(token + grid.run_tokens, tokens),
             scratch);
     }
@@ -124,8 +132,7 @@ void linear_quantized(const PackedWeight& weight, const uint8_t* records, int64_
 void linear(const PackedWeight& weight, const float* x, int64_t x_stride, int64_t tokens, const float* bias,
             float* y, int64_t y_stride) {
   if (tokens <= 0) return;
-  if (spec(weight.format).scales == Scales::none)
-    return linear_floats(weight, x, x_stride, tokens, bias, y, y_stride);
+  if (is_float(weight.format)) return linear_floats(weight, x, x_stride, tokens, bias, y, y_stride);
   uint8_t* records = caller_scratch().get(static_cast<size_t>(activation_bytes(tokens, weight.columns)));
   quantize_activations(x, x_stride, tokens, weight.columns, records);
   linear_quantized(weight, records, tokens, bias, y, y_stride);

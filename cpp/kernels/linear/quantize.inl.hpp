@@ -6,39 +6,42 @@
 namespace ktc::kernels {
 namespace {
 
+inline void quantize_block(const vf (&v)[kBlockColumns / kWidth], ActivationBlock* block) {
+  vf largest = vzero(), zero_or_nan = vzero();
+  for (int i = 0; i < kBlockColumns / kWidth; ++i) {
+    largest = vmax(vabs(v[i]), largest);
+    zero_or_nan = vfma(v[i], vzero(), zero_or_nan);
+  }
+  const float highest = vhighest(largest);
+  const vf inverse = vset(highest > 0 ? 127.0f / highest : 0.0f);
+  int32_t sums[2];
+  for (int half = 0; half < 2; ++half) {
+    vf total = vzero();
+    for (int i = half * 16 / kWidth; i < (half + 1) * 16 / kWidth; ++i) {
+      const vf code = vmax(vmin(vround(v[i] * inverse), vset(127.0f)), vset(-127.0f));
+      vstore_s8(block->codes + i * kWidth, code);
+      total = total + code;
+    }
+    sums[half] = static_cast<int32_t>(vsum(total));
+  }
+  // A block with an infinity or NaN gets a NaN scale: what is wrong shows in the result.
+  const float scale = highest / 127.0f + vsum(zero_or_nan);
+  const int32_t both = sums[0] + sums[1];
+  block->scale = scale;
+  block->sum = scale * static_cast<float>(both);
+  block->half_sums[0] = scale * static_cast<float>(sums[0]);
+  block->half_sums[1] = scale * static_cast<float>(sums[1]);
+  block->minus = -both;
+  block->half_minus[0] = -sums[0];
+  block->half_minus[1] = -sums[1];
+  block->unused = 0;
+}
+
 void quantize(const float* x, int64_t columns, uint8_t* record) {
-  const ActivationPlanes planes = activation_planes(columns);
-  for (int64_t block = 0; block < columns / 32; ++block) {
-    const float* from = x + 32 * block;
-    vf v[32 / kWidth], largest = vzero(), zero_or_nan = vzero();
-    for (int i = 0; i < 32 / kWidth; ++i) {
-      v[i] = vload(from + i * kWidth);
-      largest = vmax(vabs(v[i]), largest);
-      zero_or_nan = vfma(v[i], vzero(), zero_or_nan);
-    }
-    const float highest = vhighest(largest);
-    const vf inverse = vset(highest > 0 ? 127.0f / highest : 0.0f);
-    int32_t sums[2];
-    for (int half = 0; half < 2; ++half) {
-      vf total = vzero();
-      for (int i = half * 16 / kWidth; i < (half + 1) * 16 / kWidth; ++i) {
-        const vf code = vmax(vmin(vround(v[i] * inverse), vset(127.0f)), vset(-127.0f));
-        vstore_s8(reinterpret_cast<int8_t*>(record) + 32 * block + i * kWidth, code);
-        total = total + code;
-      }
-      sums[half] = static_cast<int32_t>(vsum(total));
-    }
-    // A block with an infinity or NaN gets a NaN scale: what is wrong shows in the result.
-    const float scale = highest / 127.0f + vsum(zero_or_nan);
-    const int32_t both = sums[0] + sums[1];
-    const float floats[4] = {scale, scale * static_cast<float>(both), scale * static_cast<float>(sums[0]),
-                             scale * static_cast<float>(sums[1])};
-    const int32_t minus[3] = {-both, -sums[0], -sums[1]};
-    __builtin_memcpy(record + planes.scales + 4 * block, floats, 4);
-    __builtin_memcpy(record + planes.sums32 + 4 * block, floats + 1, 4);
-    __builtin_memcpy(record + planes.sums16 + 8 * block, floats + 2, 8);
-    __builtin_memcpy(record + planes.minus32 + 4 * block, minus, 4);
-    __builtin_memcpy(record + planes.minus16 + 8 * block, minus + 1, 8);
+  for (int64_t column = 0; column < columns; column += kBlockColumns) {
+    vf v[kBlockColumns / kWidth];
+    for (int i = 0; i < kBlockColumns / kWidth; ++i) v[i] = vload(x + column + i * kWidth);
+    quantize_block(v, reinterpret_cast<ActivationBlock*>(record) + column / kBlockColumns);
   }
 }
 

@@ -1,4 +1,4 @@
-// The kernels behind kernels::linear, one table an instruction set.
+// The kernels behind kernels::linear and kernels::experts, one table an instruction set.
 #pragma once
 
 #include <cstdint>
@@ -11,36 +11,39 @@ namespace ktc::kernels {
 struct LinearCall {
   const uint8_t* weight;  // packed
   int64_t rows, columns, band_stride;
-  const uint8_t* x;   // activation records, or floats for float weights
-  int64_t x_stride;   // bytes between tokens
-  const float* bias;  // [rows] or null
-  float* y;
-  int64_t y_stride;  // floats between tokens
+  const uint8_t* x;      // activation records, or floats for float weights
+  int64_t x_stride;      // bytes between tokens
+  const int32_t* order;  // which record each token reads; null for the token's own
+  const float* bias;     // [rows] or null
+  float* y;              // of row 0 and token 0
+  int64_t y_stride;      // floats between tokens
+  const uint8_t* after;  // weights that will be read next, to be prefetched; null for those behind
 };
 
 // Up to this many tokens go to the direct kernels, which decode the weight for every few tokens: measured on
 // Zen 4, they are faster than panels up to about 48 tokens, twice as fast at 8.
 inline constexpr int kDirectTokens = 32;
-// Rows and columns that a panel kernel unpacks at once: codes and scales stay in a core's L2.
-inline constexpr int kPanelBands = 4;
-inline constexpr int64_t kPanelColumns = 4096;
-// Bytes a panel needs: codes, and scale and minimum of each half tile.
-inline constexpr int64_t kPanelBytes = kPanelBands * kBandRows * (kPanelColumns + kPanelColumns / 16 * 2 * 4);
+// What a panel kernel unpacks at once: 32 rows x 512 columns of codes and scales stay in a core's L1.
+inline constexpr int kPanelBands = 2;
+inline constexpr int kPanelTiles = 16;
+// Bytes of a panel: for each tile its codes, and scale and minimum of each half tile.
+inline constexpr int64_t kPanelBytes = kPanelBands * kPanelTiles * (512 + 2 * 2 * 64);
+// The tokens that a panel should meet at once, so that their activations stay in L2.
+inline constexpr int64_t kPanelRun = 192;
 
 struct IntegerKernels {
   // Writes the record of one token.
   void (*quantize)(const float* x, int64_t columns, uint8_t* record);
   // Bands [begin, end) for a few tokens [first, last): decodes the weight for every group of them.
   void (*direct[kFormats])(const LinearCall& call, int64_t begin, int64_t end, int64_t first, int64_t last);
-  // At most kPanelBands bands [begin, end) for tokens [first, last); `panel` is kPanelBytes of scratch,
-  // 64-byte aligned.
+  // Bands [begin, end) for tokens [first, last); `panel` is kPanelBytes of scratch, 64-byte aligned.
   void (*panel[kFormats])(const LinearCall& call, int64_t begin, int64_t end, int64_t first, int64_t last,
                           uint8_t* panel);
 };
 
 struct FloatKernels {
   // Bands [begin, end) for tokens [first, last).
-  void (*multiply[3])(const LinearCall& call, int64_t begin, int64_t end, int64_t first, int64_t last);
+  void (*multiply[kFormats])(const LinearCall& call, int64_t begin, int64_t end, int64_t first, int64_t last);
 };
 
 extern const IntegerKernels integer_kernels_generic;
@@ -51,5 +54,9 @@ extern const IntegerKernels integer_kernels_avx512vnni;
 extern const FloatKernels float_kernels_avx2;
 extern const FloatKernels float_kernels_avx512;
 #endif
+
+// The tables of the level in force.
+const IntegerKernels& integer_kernels();
+const FloatKernels& float_kernels();
 
 }  // namespace ktc::kernels

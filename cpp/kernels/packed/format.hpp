@@ -14,7 +14,9 @@
 // loses nothing.
 //
 // Floats lie in bands too: f32 16 rows a column; f16 the same, two columns a line; bf16 16 rows of pairs of
-// columns.
+// columns; fp8 in pieces of 128 columns, each 16 float32 scales and then 16 rows a column. The scale is 256
+// times the file's, because the kernels read a code's bits as a float16, whose exponent has another bias; it
+// is a NaN where one of the block's codes is.
 #pragma once
 
 #include <cstddef>
@@ -27,6 +29,7 @@ namespace ktc::kernels {
 // What a chunk's header holds; h(r) is a float16, b(r) a byte, of the band's row r.
 enum class Scales : int {
   none,      // a float format
+  block128,  // 128 columns: d, f[16]                       weight = d * code, a float
   half,      // a tile: d, h[16]                           weight = d * (code - offset)
   half_min,  // a tile: d, m, h[16] each                   weight = d * code + m
   exponent,  // a tile: e, b[16]                           weight = 2^(e - 128) * (code - offset)
@@ -71,6 +74,7 @@ static constexpr Spec kSpecs[kFormats] = {
     {"iq4_nl", 32, 18, 4, 0, Scales::half, 7, 241, kTableIq4},
     {"iq4_xs", 256, 136, 4, 0, Scales::k32, 7, 241, kTableIq4},
     {"mxfp4", 32, 17, 4, 0, Scales::exponent, 4, 28, kTableMxfp4},
+    {"fp8", 128, 132, 0, 0, Scales::block128, -1, 0, nullptr},
 };
 
 static constexpr Spec spec(Format format) {
@@ -80,7 +84,14 @@ static constexpr Spec spec(Format format) {
 inline constexpr int kBandRows = 16;
 inline constexpr int kTileColumns = 32;
 inline constexpr int kChunkTiles = 8;
+// Of fp8: columns that share a scale, and bytes of their piece of a band.
+inline constexpr int kFp8Columns = 128;
+inline constexpr int kFp8Bytes = kBandRows * (4 + kFp8Columns);
 
+// Whether a format's kernels take activations as they are; the others take them as int8.
+static constexpr bool is_float(Format format) {
+  return spec(format).low_bits == 0;
+}
 static constexpr bool has_min(Scales scales) {
   return scales == Scales::half_min || scales == Scales::k32_min || scales == Scales::k16_min;
 }
@@ -97,6 +108,7 @@ static constexpr int header_bytes(Scales scales, int tiles) {
   int bytes = 0;
   switch (scales) {
     case Scales::none:
+    case Scales::block128:
       break;
     case Scales::half:
       bytes = 32 * tiles;
@@ -126,6 +138,7 @@ static constexpr int header_bytes(Scales scales, int tiles) {
 // Bytes of one band of `columns` columns (a multiple of 32).
 static constexpr int64_t band_bytes(Format format, int64_t columns) {
   const Spec s = spec(format);
+  if (s.scales == Scales::block128) return columns / kFp8Columns * kFp8Bytes;
   if (s.scales == Scales::none) return columns * kBandRows * s.block_bytes;
   const int64_t tiles = columns / kTileColumns, chunks = tiles / kChunkTiles;
   const int rest = static_cast<int>(tiles % kChunkTiles);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -58,6 +59,7 @@ void put_scales(Scales scales, const RowChunk& chunk, int tiles, int row, uint8_
   if (scales == Scales::k32_min || scales == Scales::k16_min) put_half(header + 32, row, chunk.m[0]);
   switch (scales) {
     case Scales::none:
+    case Scales::block128:
       break;
     case Scales::half:
       for (int t = 0; t < tiles; ++t) put_half(header + 32 * t, row, chunk.d[t]);
@@ -128,6 +130,24 @@ void pack_floats(const uint8_t* blocks, int64_t rows, int64_t columns, int64_t p
   }
 }
 
+void pack_fp8(const uint8_t* blocks, int64_t rows, int64_t columns, uint8_t* out) {
+  const int64_t pieces = columns / kFp8Columns, block_bytes = spec(Format::fp8).block_bytes;
+  std::memset(out, 0, static_cast<size_t>(pieces * kFp8Bytes));
+  for (int64_t piece = 0; piece < pieces; ++piece, out += kFp8Bytes) {
+    for (int64_t row = 0; row < rows; ++row) {
+      const uint8_t *block = blocks + (row * pieces + piece) * block_bytes, *codes = block + 4;
+      float scale;
+      std::memcpy(&scale, block, 4);
+      scale *= 256.0f;
+      for (int64_t column = 0; column < kFp8Columns; ++column) {
+        if ((codes[column] & 0x7f) == 0x7f) scale = std::numeric_limits<float>::quiet_NaN();
+        out[4 * kBandRows + column * kBandRows + row] = codes[column];
+      }
+      std::memcpy(out + 4 * row, &scale, 4);
+    }
+  }
+}
+
 }  // namespace
 
 void check_shape(Format format, int64_t rows, int64_t columns) {
@@ -174,6 +194,9 @@ void pack(Format format, int64_t rows, int64_t columns, const uint8_t* blocks, u
           break;
         case Format::bf16:
           pack_floats<uint16_t>(source, here, columns, 2, target);
+          break;
+        case Format::fp8:
+          pack_fp8(source, here, columns, target);
           break;
         default:
           pack_band(format, source, here, columns, target);

@@ -61,6 +61,16 @@ void unpack_bf16(const uint8_t* band, int row, int64_t columns, float* out) {
   }
 }
 
+void unpack_fp8(const uint8_t* band, int row, int64_t columns, float* out) {
+  for (int64_t i = 0; i < columns; ++i) {
+    const uint8_t* piece = band + i / kFp8Columns * kFp8Bytes;
+    float scale;
+    std::memcpy(&scale, piece + 4 * row, 4);
+    const uint8_t code = piece[4 * kBandRows + i % kFp8Columns * kBandRows + row];
+    out[i] = half_to_float(fp8_as_half(code)) * scale;
+  }
+}
+
 constexpr UnpackRow kUnpack[kFormats] = {
     unpack_f32,
     unpack_f16,
@@ -78,6 +88,7 @@ constexpr UnpackRow kUnpack[kFormats] = {
     unpack_codes<Format::iq4_nl>,
     unpack_codes<Format::iq4_xs>,
     unpack_codes<Format::mxfp4>,
+    unpack_fp8,
 };
 
 }  // namespace

@@ -132,6 +132,14 @@ inline uint16_t float_to_bfloat(float x) {
 inline vf vload_half(const uint16_t* p) {
   return vf{half_to_float(p[0]), half_to_float(p[1]), half_to_float(p[2]), half_to_float(p[3])};
 }
+// The bits of an e4m3 number as a float16, which is 2^8 times smaller.
+inline uint16_t fp8_as_half(uint8_t code) {
+  return static_cast<uint16_t>((code & 0x80) << 8 | (code & 0x7f) << 7);
+}
+inline vf vload_fp8(const uint8_t* p) {
+  return vf{half_to_float(fp8_as_half(p[0])), half_to_float(fp8_as_half(p[1])),
+            half_to_float(fp8_as_half(p[2])), half_to_float(fp8_as_half(p[3]))};
+}
 inline void vstore_half(uint16_t* p, vf v) {
   for (int i = 0; i < kWidth; ++i) p[i] = float_to_half(v[i]);
 }

@@ -1,75 +1,302 @@
-"""cpu.experts against the dialect's reference on the weights that the packed blocks mean."""
+"""cpu.experts against float64 at every level: formats, tokens, routings, gates, extreme codes, wrong operands."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
-from ktc.backends.cpu.experts import experts, pack, packed_bytes
+from ktc.backends.cpu.experts import GATES, PART_TOKENS, experts, pack, packed_bytes
 from ktc.backends.cpu.library import OperandError
+from ktc.backends.cpu.packed import PACKED
 from ktc.backends.registry import Weight
 from support.gguf_files import write_gguf
-from support.packed_weights import columns_step, dense, make_blocks
+from support.packed_weights import aligned, as_int8, columns_step, dense, make_blocks, nmse
 from support.tiny_models import tiny_model
 
 import ktc
-from ktc.dialect.experts import reference
+from ktc import _cpu
+from ktc.dialect.experts import ACTIVATIONS, reference
 
-COUNT, CHOSEN = 5, 2
+FLOATS = ("f32", "f16", "bf16", "fp8")
+TWICE = 2 * 5e-4
+"""What int8 activations may cost at worst, in each of two matrices one after the other."""
+TOKENS = (*range(1, 10), 15, 16, 17, 31, 32, 33, 64)
 
 
-def packed_experts(format: str, rows: int, columns: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A packed weight of `COUNT` experts, and what it means."""
-    blocks = make_blocks(format, COUNT * rows, columns, seed)
-    weight = Weight("experts", format, (COUNT, rows, columns))
-    room = torch.zeros(packed_bytes(weight) + 64, dtype=torch.uint8)
-    start = -room.data_ptr() % 64
-    out = room[start : start + packed_bytes(weight)]
+@dataclass
+class Layer:
+    """Packed experts, what they mean in float64, and biases."""
+
+    up_format: str
+    down_format: str
+    up: torch.Tensor
+    down: torch.Tensor
+    up_dense: torch.Tensor
+    down_dense: torch.Tensor
+    up_bias: torch.Tensor | None = None
+    down_bias: torch.Tensor | None = None
+    gate: str = "silu"
+
+    @property
+    def hidden(self) -> int:
+        return self.up_dense.shape[2]
+
+    def __call__(self, x: torch.Tensor, indices: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """The kernel's result."""
+        count, inner, _ = self.up_dense.shape
+        return experts(
+            x, indices, weights, self.up, self.down, self.up_bias, self.down_bias, self.gate,
+            self.up_format, self.down_format, count, inner,
+        )  # fmt: skip
+
+    def exact(self, x: torch.Tensor, indices: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """The result in float64 on the activations as they are."""
+        biases = (None if bias is None else bias.double() for bias in (self.up_bias, self.down_bias))
+        return reference(
+            x.double(), indices, weights.double(), self.up_dense, self.down_dense, *biases, self.gate
+        )
+
+    def ladder(self, x: torch.Tensor, indices: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """The result in float64 on the activations as the kernel quantises them, of x and after the gate."""
+        out = torch.zeros(x.shape, dtype=torch.float64)
+        seen = x.double() if self.up_format in FLOATS else as_int8(x)
+        for token, choice in torch.cartesian_prod(torch.arange(len(x)), torch.arange(indices.shape[1])):
+            expert = indices[token, choice]
+            hidden = self.up_dense[expert] @ seen[token]
+            if self.up_bias is not None:
+                hidden += self.up_bias[expert]
+            hidden = ACTIVATIONS[self.gate](hidden)
+            if self.down_format not in FLOATS:
+                hidden = as_int8(hidden.float())
+            hidden = self.down_dense[expert] @ hidden
+            if self.down_bias is not None:
+                hidden += self.down_bias[expert]
+            out[token] += weights[token, choice].double() * hidden
+        return out
+
+
+def make_packed(
+    format: str, count: int, rows: int, columns: int, seed: int, code: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A packed weight of `count` experts, and what it means."""
+    blocks = make_blocks(format, count * rows, columns, seed, code)
+    weight = Weight("experts", format, (count, rows, columns))
+    out = aligned(packed_bytes(weight))
     pack(blocks, weight, out)
-    return out, dense(format, blocks, COUNT * rows, columns).reshape(COUNT, rows, columns)
+    return out, dense(format, blocks, count * rows, columns).double().reshape(count, rows, columns)
 
 
-@pytest.mark.parametrize("format", ["f32", "bf16", "q8_0", "q4_0", "q4_k", "q6_k", "mxfp4"])
-@pytest.mark.parametrize("tokens", [1, 3, 40])
-def test_experts(level: str, format: str, tokens: int) -> None:
-    step = columns_step(format)
-    hidden, inner = step, 2 * step
-    up, up_dense = packed_experts(format, inner, hidden, 1)
-    down, down_dense = packed_experts(format, hidden, inner // 2, 2)
+def make_layer(
+    up_format: str,
+    down_format: str = "",
+    count: int = 5,
+    hidden: int = 0,
+    inner: int = 0,
+    code: int | None = None,
+) -> Layer:
+    """Random experts; sizes are the smallest ones that are no power of two where the formats allow it."""
+    down_format = down_format or up_format
+    hidden = hidden or max(96, columns_step(up_format))
+    inner = inner or max(96, columns_step(down_format))
+    up = make_packed(up_format, count, 2 * inner, hidden, 1, code)
+    down = make_packed(down_format, count, hidden, inner, 2, code)
+    return Layer(up_format, down_format, up[0], down[0], up[1], down[1])
+
+
+def make_input(layer: Layer, tokens: int, chosen: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Activations, and a choice of distinct experts."""
+    count = layer.up_dense.shape[0]
     torch.manual_seed(tokens)
-    x = torch.randn(tokens, hidden)
-    indices = torch.stack([torch.randperm(COUNT)[:CHOSEN] for _ in range(tokens)])
-    weights = torch.rand(tokens, CHOSEN)
-    got = experts(x, indices, weights, up, down, None, None, "silu", format, format, COUNT, inner)
-    expected = reference(x.double(), indices, weights, up_dense.double(), down_dense.double())
-    # two chained linears, each within the 5e-4 that int8 activations may cost at worst
-    error = ((got - expected) ** 2).sum() / (expected**2).sum()
-    assert error < (1e-11 if format in ("f32", "bf16") else 1e-3), f"NMSE {error:.1e}"
+    indices = torch.stack([torch.randperm(count)[:chosen] for _ in range(tokens)])
+    # Keeps hidden values in the range where gates are not linear: packed codes mean large weights.
+    scale = 1 / layer.up_dense.square().mean().sqrt() / layer.hidden**0.5
+    return torch.randn(tokens, layer.hidden) * float(scale), indices, torch.rand(tokens, chosen)
 
 
-def test_biases_and_one_expert_with_all_tokens() -> None:
-    up, up_dense = packed_experts("f32", 64, 32, 1)
-    down, down_dense = packed_experts("f32", 32, 32, 2)
-    x, biases = torch.randn(9, 32), (torch.randn(COUNT, 64), torch.randn(COUNT, 32))
-    indices, weights = torch.full((9, 1), 3), torch.rand(9, 1)
-    got = experts(x, indices, weights, up, down, *biases, "gelu_tanh", "f32", "f32", COUNT, 64)
-    torch.testing.assert_close(
-        got, reference(x, indices, weights, up_dense, down_dense, *biases, "gelu_tanh")
-    )
+@pytest.mark.parametrize("format", PACKED)
+def test_every_format(level: str, format: str) -> None:
+    layer = make_layer(format)
+    for tokens in (1, 3, 9, 40):
+        operands = make_input(layer, tokens)
+        got = layer(*operands)
+        assert nmse(got, layer.ladder(*operands)) <= (1e-12 if format in FLOATS else 1e-7), tokens
+        assert nmse(got, layer.exact(*operands)) <= (1e-12 if format in FLOATS else TWICE), tokens
 
 
-def test_no_tokens_and_wrong_operands() -> None:
-    up, _ = packed_experts("q8_0", 64, 32, 1)
-    down, _ = packed_experts("q8_0", 32, 32, 2)
-    rest = (up, down, None, None, "silu", "q8_0", "q8_0", COUNT, 64)
-    none = torch.zeros(0, CHOSEN)
-    assert experts(torch.zeros(0, 32), none.long(), none, *rest).shape == (0, 32)
-    x, one = torch.zeros(1, 32), torch.ones(1, 1)
-    with pytest.raises(OperandError, match="expert 7"):
-        experts(x, torch.tensor([[7]]), one, *rest)
-    with pytest.raises(OperandError, match="gate_up"):
-        experts(x, torch.tensor([[0]]), one, up[:64], *rest[1:])
-    with pytest.raises(OperandError, match="float32"):
-        experts(x.double(), torch.tensor([[0]]), one, *rest)
+@pytest.mark.parametrize("formats", [("q4_k", "q6_k"), ("mxfp4", "mxfp4"), ("bf16", "q8_0"), ("q5_0", "f32")])
+def test_every_number_of_tokens(level: str, formats: tuple[str, str]) -> None:
+    layer = make_layer(*formats, count=3)
+    for tokens in TOKENS:
+        operands = make_input(layer, tokens)
+        assert nmse(layer(*operands), layer.exact(*operands)) <= TWICE, tokens
+
+
+@pytest.mark.parametrize("format", ["q4_k", "q8_0", "bf16"])
+@pytest.mark.parametrize(("count", "chosen"), [(1, 1), (2, 2), (7, 3), (9, 8)])
+def test_routings(format: str, count: int, chosen: int) -> None:
+    layer = make_layer(format, count=count, inner=columns_step(format))
+    for tokens in (1, 4, 33):
+        operands = make_input(layer, tokens, chosen)
+        assert nmse(layer(*operands), layer.exact(*operands)) <= TWICE, tokens
+
+
+@pytest.mark.parametrize("tokens", [1, 64])
+def test_many_small_experts(tokens: int) -> None:
+    layer = make_layer("q8_0", count=256, hidden=64, inner=32)
+    operands = make_input(layer, tokens, 8)
+    assert nmse(layer(*operands), layer.exact(*operands)) <= TWICE
+
+
+@pytest.mark.parametrize("format", ["q4_k", "q6_k", "mxfp4", "f32"])
+def test_one_expert_with_all_tokens_and_empty_experts(level: str, format: str) -> None:
+    layer = make_layer(format)
+    for tokens in (2, 257):
+        x, _, weights = make_input(layer, tokens, 1)
+        indices = torch.full((tokens, 1), 3)
+        assert nmse(layer(x, indices, weights), layer.exact(x, indices, weights)) <= TWICE
+
+
+def test_an_expert_chosen_twice_by_a_token_counts_twice() -> None:
+    layer = make_layer("q8_0")
+    x, _, weights = make_input(layer, 6, 3)
+    indices = torch.tensor([[2, 2, 0], [1, 1, 1], [4, 0, 4], [0, 1, 2], [3, 3, 3], [2, 0, 2]])
+    assert nmse(layer(x, indices, weights), layer.exact(x, indices, weights)) <= TWICE
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("format", ["q8_0", "f32", "mxfp4"])
+def test_gates_and_biases(level: str, gate: str, format: str) -> None:
+    assert gate in ACTIVATIONS
+    layer = make_layer(format)
+    layer.gate = gate
+    layer.up_bias, layer.down_bias = torch.randn(5, 2 * 96), torch.randn(5, 96)
+    for tokens in (3, 70):
+        x, indices, weights = make_input(layer, tokens)
+        x *= 4  # beyond the clamp of gpt_oss
+        got = layer(x, indices, weights)
+        assert nmse(got, layer.ladder(x, indices, weights)) <= (2e-12 if format == "f32" else 1e-7)
+        assert nmse(got, layer.exact(x, indices, weights)) <= TWICE
+
+
+@pytest.mark.parametrize("format", [f for f in PACKED if f not in FLOATS])
+@pytest.mark.parametrize("code", [0x00, 0xFF, 0x80, 0x7F])
+def test_extreme_codes_do_not_saturate(format: str, code: int, level: str) -> None:
+    layer = make_layer(format, count=2, code=code)
+    if layer.up_dense.square().max() == 0 or layer.down_dense.square().max() == 0:
+        pytest.skip("these codes mean zero")
+    # Every activation becomes +127 or -127. A gate of 1 keeps what the up matrix gives.
+    sign = torch.randint(0, 2, (6, 1)) * 2.0 - 1
+    x = sign.expand(6, layer.hidden) / layer.up_dense.abs().sum(-1).max().float()
+    indices, weights = torch.randint(0, 2, (6, 1)), torch.ones(6, 1)
+    for tokens in (1, 6):
+        operands = x[:tokens].contiguous(), indices[:tokens], weights[:tokens]
+        assert nmse(layer(*operands), layer.ladder(*operands)) <= 1e-7
+
+
+@pytest.mark.parametrize("formats", [("q4_k", "q6_k"), ("q4_0", "q8_0"), ("f32", "f32")])
+def test_a_token_does_not_depend_on_the_others(formats: tuple[str, str], level: str) -> None:
+    layer = make_layer(*formats, count=3)
+    x, indices, weights = make_input(layer, 120)
+    whole = layer(x, indices, weights)
+    for first, last in ((0, 1), (3, 5), (10, 17), (40, 100)):
+        part = layer(x[first:last], indices[first:last], weights[first:last])
+        if formats[0] in FLOATS:  # one token is summed in another order
+            torch.testing.assert_close(part, whole[first:last])
+        else:
+            assert torch.equal(part, whole[first:last])
+
+
+@pytest.mark.parametrize("tokens", [1, 6, 150])
+def test_the_result_does_not_depend_on_threads(tokens: int) -> None:
+    layer = make_layer("q4_k", "q6_k", hidden=1024, inner=512)
+    operands = make_input(layer, tokens)
+    before = _cpu.threads()
+    try:
+        _cpu.set_threads(1)
+        wanted = layer(*operands)
+        for count in (2, 3, 7):
+            _cpu.set_threads(count)
+            assert torch.equal(layer(*operands), wanted)
+    finally:
+        _cpu.set_threads(before)
+
+
+def test_more_tokens_than_a_part() -> None:
+    layer = make_layer("q8_0", count=2, hidden=32, inner=32)
+    x, indices, weights = make_input(layer, PART_TOKENS + 5, 1)
+    whole = layer(x, indices, weights)
+    assert torch.equal(whole[-9:], layer(x[-9:], indices[-9:], weights[-9:]))
+    assert torch.equal(whole[:9], layer(x[:9], indices[:9], weights[:9]))
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 70])
+@pytest.mark.parametrize("format", ["q4_k", "f16"])
+def test_everything_is_written_and_nothing_else(level: str, format: str, tokens: int) -> None:
+    layer = make_layer(format)
+    x, indices, weights = make_input(layer, tokens)
+    guarded = torch.full((tokens + 2, layer.hidden), float("nan"))
+    _cpu.experts(
+        0, 5, layer.hidden, layer.down_dense.shape[2], PACKED.index(format), layer.up.data_ptr(), 0,
+        PACKED.index(format), layer.down.data_ptr(), 0, x.data_ptr(), indices.data_ptr(), weights.data_ptr(),
+        tokens, 2, guarded[1].data_ptr(),
+    )  # fmt: skip
+    assert guarded[0].isnan().all() and guarded[-1].isnan().all()
+    assert torch.equal(guarded[1:-1], layer(x, indices, weights))
+
+
+@pytest.mark.parametrize("format", ["q4_k", "bf16"])
+def test_a_nan_stays_with_its_token(level: str, format: str) -> None:
+    layer = make_layer(format)
+    for gate in GATES:
+        layer.gate = gate
+        x, indices, weights = make_input(layer, 9)
+        x[4, 7], x[6, 9] = float("nan"), float("inf")
+        y = layer(x, indices, weights)
+        assert not y[[4, 6]].isfinite().any()
+        assert y[[0, 1, 2, 3, 5, 7, 8]].isfinite().all()
+
+
+def test_zeros_and_no_tokens() -> None:
+    layer = make_layer("q4_0")
+    _, indices, weights = make_input(layer, 3)
+    assert (layer(torch.zeros(3, layer.hidden), indices, weights) == 0).all()
+    assert layer(torch.zeros(0, layer.hidden), indices[:0], weights[:0]).shape == (0, layer.hidden)
+    assert (layer(torch.ones(3, layer.hidden), indices[:, :0], weights[:, :0]) == 0).all()
+
+
+@pytest.mark.parametrize("index", [5, -1, 2**40, -(2**63)])
+def test_refuses_indices_outside_the_experts(index: int) -> None:
+    layer = make_layer("q8_0")
+    x, indices, weights = make_input(layer, 40)
+    indices[17, 1] = index
+    with pytest.raises(OperandError, match=rf"expert {index} is not in 0\.\.4"):
+        layer(x, indices, weights)
+
+
+def test_refuses_operands() -> None:
+    layer = make_layer("q8_0", hidden=32, inner=32)
+    x, indices, weights = make_input(layer, 3)
+    with pytest.raises(OperandError, match="`x`"):
+        layer(x.double(), indices, weights)
+    with pytest.raises(OperandError, match="`indices`"):
+        layer(x, indices[:2], weights[:2])
+    with pytest.raises(OperandError, match="`indices`"):
+        layer(x, weights, weights)
+    with pytest.raises(OperandError, match="`weights`"):
+        layer(x, indices, weights[:, :1])
+    for name in ("up", "down"):
+        whole = getattr(layer, name)
+        setattr(layer, name, whole[:-64])
+        with pytest.raises(OperandError, match=name):
+            layer(x, indices, weights)
+        setattr(layer, name, whole)
+    layer.down_bias = torch.zeros(5)
+    with pytest.raises(OperandError, match="down_bias"):
+        layer(x, indices, weights)
+    layer.down_bias, layer.gate = None, "relu"
+    with pytest.raises(OperandError, match="relu"):
+        layer(x, indices, weights)
 
 
 @pytest.mark.parametrize("format", ["f32", "q8_0"])

@@ -72,3 +72,11 @@ def test_refuses_memory_that_does_not_fit() -> None:
         packed.pack(blocks, weight, aligned(size + 64)[1 : size + 1])
     with pytest.raises(OperandError, match="`weight`"):
         packed.unpack(aligned(size)[:-64], weight)
+
+
+def test_an_fp8_code_that_is_nan_makes_its_block_nan() -> None:
+    blocks = make_blocks("fp8", 3, 256)
+    blocks.reshape(3, 2, 132)[1, 1, 7] = 0xFF
+    values = packed.unpack(pack("fp8", blocks, 3, 256), Weight("w", "fp8", (3, 256)))
+    assert values[1, 128:].isnan().all()
+    assert torch.equal(values.isnan().sum(), torch.tensor(128))

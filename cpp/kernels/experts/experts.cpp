@@ -1,0 +1,258 @@
+// Runs the experts in two parallel loops: gate and up with what follows them, then down with the weighted
+// sum.
+//
+// The first loop's items are 32 inner rows of one expert, gate and up, for all tokens of that expert; an item
+// ends with the tokens' blocks of 32 activations for the down matrix. The second loop's items own rows of the
+// result: they go through the experts and add each one's share for its tokens, so that no two threads meet in
+// a sum and its order is always the same.
+#include "kernels/experts/experts.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "isa/isa.hpp"
+#include "kernels/experts/route.hpp"
+#include "kernels/linear/activations.hpp"
+#include "kernels/linear/linear.hpp"
+#include "kernels/linear/tables.hpp"
+#include "kernels/packed/pack.hpp"
+#include "kernels/scratch.hpp"
+#include "runtime/pool.hpp"
+
+namespace ktc::kernels {
+namespace {
+
+#ifdef KTC_X86
+constexpr isa::Dispatch<const ExpertKernels> kKernels{&expert_kernels_generic, &expert_kernels_avx2,
+                                                      &expert_kernels_avx512, nullptr};
+#else
+constexpr isa::Dispatch<const ExpertKernels> kKernels{&expert_kernels_generic};
+#endif
+
+// More tokens are computed in parts, so that the workspace is bounded.
+constexpr int64_t kPartTokens = 4096;
+// A piece of work worth giving to another thread, about 3 us of a core: bytes of weights, and multiply-adds.
+constexpr int64_t kPieceBytes = 64 << 10, kPieceProducts = int64_t{1} << 19;
+
+// One of the two matrices of all experts.
+struct Matrix {
+  Format format;
+  int64_t rows, columns, band_stride, expert_stride;
+  const uint8_t* data;
+  const float* bias;
+
+  Matrix(Format f, int64_t r, int64_t c, const uint8_t* d, const float* b)
+      : format(f),
+        rows(r),
+        columns(c),
+        band_stride(band_bytes(f, c)),
+        expert_stride(r / kBandRows * band_stride),
+        data(d),
+        bias(b) {}
+
+  bool integers() const { return !is_float(format); }
+  // Bytes of the activations of one token.
+  int64_t record() const { return integers() ? activation_record(columns) : 4 * columns; }
+  const uint8_t* band(int64_t expert, int64_t row) const {
+    return data + expert * expert_stride + row / kBandRows * band_stride;
+  }
+  // A call for `count` rows from `row` on, as if they were a weight of their own; y[token][y_stride].
+  LinearCall call(int64_t expert, int64_t row, int64_t count, float* y, int64_t y_stride) const {
+    LinearCall call{};
+    call.weight = band(expert, row);
+    call.rows = count;
+    call.columns = columns;
+    call.band_stride = band_stride;
+    call.x_stride = record();
+    call.bias = bias ? bias + expert * rows + row : nullptr;
+    call.y = y;
+    call.y_stride = y_stride;
+    return call;
+  }
+  // Items to take at once, when one reads `item_rows` rows for `tokens` tokens.
+  int64_t grain(int64_t item_rows, int64_t tokens) const {
+    const int64_t bytes = item_rows / kBandRows * band_stride, products = item_rows * columns * tokens;
+    return std::max<int64_t>(1, std::min(kPieceBytes / bytes, kPieceProducts / products));
+  }
+};
+
+void multiply(const Matrix& matrix, const LinearCall& call, int64_t tokens, uint8_t* panel) {
+  const int64_t bands = call.rows / kBandRows;
+  const int format = static_cast<int>(matrix.format);
+  if (!matrix.integers()) {
+    float_kernels().multiply[format](call, 0, bands, 0, tokens);
+  } else if (tokens <= kDirectTokens) {
+    integer_kernels().direct[format](call, 0, bands, 0, tokens);
+  } else {
+    integer_kernels().panel[format](call, 0, bands, 0, tokens, panel);
+  }
+}
+
+struct Step {
+  const Experts& experts;
+  const ExpertKernels& kernels;
+  Matrix gate_up, down;
+  Route route;
+  int64_t tokens, chosen;
+  const uint8_t* x;  // what gate_up reads, by token
+  uint8_t* inner;    // what down reads, by choice
+
+  int64_t choices(int64_t active) const { return route.begin[active + 1] - route.begin[active]; }
+  // Tokens of one expert, as far as the cost of an item is concerned.
+  int64_t mean_tokens() const { return std::max<int64_t>(1, tokens * chosen / route.active); }
+
+  void gate_item(int64_t item) const {
+    const int64_t blocks = experts.inner / kBlockColumns, rows = kBlockColumns;
+    const int64_t active = item / blocks, row = item % blocks * rows, count = choices(active);
+    const int64_t run = std::min(count, kPanelRun);
+    uint8_t* panel = worker_scratch().get(static_cast<size_t>(kPanelBytes + run * 2 * rows * 4));
+    float* values = reinterpret_cast<float*>(panel + kPanelBytes);
+
+    const int64_t expert = route.expert[active],
+                  next = active + 1 < route.active ? route.expert[active + 1] : -1;
+    LinearCall gate = gate_up.call(expert, row, rows, values, 2 * rows);
+    LinearCall up = gate_up.call(expert, experts.inner + row, rows, values + rows, 2 * rows);
+    gate.after = up.weight;
+    up.after = row + rows < experts.inner ? gate_up.band(expert, row + rows)
+               : next >= 0                ? gate_up.band(next, 0)
+                                          : nullptr;
+    gate.x = up.x = x;
+    const auto finish = down.integers() ? kernels.gate_blocks[static_cast<int>(experts.gate)]
+                                        : kernels.gate_floats[static_cast<int>(experts.gate)];
+    const int64_t block_bytes = down.integers() ? int64_t{sizeof(ActivationBlock)} : 4 * rows;
+    for (int64_t first = 0; first < count; first += run) {
+      const int64_t here = std::min(run, count - first), choice = route.begin[active] + first;
+      gate.order = up.order = route.token + choice;
+      multiply(gate_up, gate, here, panel);
+      multiply(gate_up, up, here, panel);
+      finish(values, here, inner + choice * down.record() + row / rows * block_bytes, down.record());
+    }
+  }
+
+  // Rows [row, row + rows) of y.
+  void down_item(int64_t row, int64_t rows, float* y) const {
+    int64_t run = 0;
+    for (int64_t active = 0; active < route.active; ++active) run = std::max(run, choices(active));
+    run = std::min(run, kPanelRun);
+    uint8_t* panel = worker_scratch().get(static_cast<size_t>(kPanelBytes + (run + tokens) * rows * 4));
+    float* values = reinterpret_cast<float*>(panel + kPanelBytes);
+    float* sums = values + run * rows;
+    std::memset(sums, 0, static_cast<size_t>(tokens * rows) * 4);
+
+    for (int64_t active = 0; active < route.active; ++active) {
+      const int64_t count = choices(active);
+      LinearCall call = down.call(route.expert[active], row, rows, values, rows);
+      if (active + 1 < route.active)
+        call.after = down.band(route.expert[active + 1], row);
+      else if (row + rows < experts.hidden)
+        call.after = down.band(route.expert[0], row + rows);
+      for (int64_t first = 0; first < count; first += run) {
+        const int64_t here = std::min(run, count - first), choice = route.begin[active] + first;
+        call.x = inner + choice * down.record();
+        multiply(down, call, here, panel);
+        kernels.accumulate(values, here, rows, route.token + choice, route.weight + choice, sums);
+      }
+    }
+    for (int64_t token = 0; token < tokens; ++token)
+      std::memcpy(y + token * experts.hidden + row, sums + token * rows, static_cast<size_t>(rows) * 4);
+  }
+
+  void run(float* y) const {
+    runtime::Pool& pool = runtime::Pool::instance();
+    const int64_t items = route.active * (experts.inner / kBlockColumns);
+    pool.parallel_for(items, gate_up.grain(2 * kBlockColumns, mean_tokens()),
+                      [&](int64_t begin, int64_t end, int) {
+                        for (int64_t item = begin; item < end; ++item) gate_item(item);
+                      });
+    // Long runs of an expert's rows come faster from memory; many items balance the threads.
+    const int64_t rows = experts.hidden / 64 >= 4 * pool.threads() ? 64 : 32;
+    const int64_t grain =
+        down.grain(rows, std::max<int64_t>(1, tokens * chosen / route.active) * route.active);
+    pool.parallel_for((experts.hidden + rows - 1) / rows, grain, [&](int64_t begin, int64_t end, int) {
+      for (int64_t item = begin; item < end; ++item)
+        down_item(item * rows, std::min(rows, experts.hidden - item * rows), y);
+    });
+  }
+};
+
+int64_t round_up(int64_t bytes) {
+  return (bytes + 63) / 64 * 64;
+}
+
+// What a call keeps in its scratch, one behind the other.
+struct Workspace {
+  int64_t route, x, inner;
+
+  Workspace(const Experts& e, const Matrix& gate_up, const Matrix& down, int64_t tokens, int64_t chosen)
+      : route(round_up(route_bytes(e.count, tokens, chosen))),
+        x(gate_up.integers() ? tokens * gate_up.record() : 0),
+        inner(tokens * chosen * down.record()) {}
+
+  int64_t bytes() const { return route + x + inner; }
+};
+
+Matrix gate_up_of(const Experts& e) {
+  return {e.gate_up_format, 2 * e.inner, e.hidden, e.gate_up, e.gate_up_bias};
+}
+Matrix down_of(const Experts& e) {
+  return {e.down_format, e.hidden, e.inner, e.down, e.down_bias};
+}
+
+}  // namespace
+
+void check_experts(const Experts& experts) {
+  check_shape(experts.gate_up_format, 2 * experts.inner, experts.hidden);
+  check_shape(experts.down_format, experts.hidden, experts.inner);
+  if (experts.inner % kBlockColumns || experts.hidden % kBlockColumns || experts.count < 1 ||
+      experts.count >= int64_t{1} << 31) {
+    throw std::invalid_argument(
+        "experts have at least one expert and multiples of 32 rows and columns, not " +
+        std::to_string(experts.count) + " experts of " + std::to_string(experts.hidden) + " x " +
+        std::to_string(experts.inner));
+  }
+}
+
+int64_t experts_workspace(const Experts& experts, int64_t tokens, int64_t chosen) {
+  return Workspace(experts, gate_up_of(experts), down_of(experts), std::min(tokens, kPartTokens), chosen)
+      .bytes();
+}
+
+void experts(const Experts& experts, const float* x, const int64_t* indices, const float* weights,
+             int64_t tokens, int64_t chosen, float* y) {
+  for (int64_t i = 0; i < tokens * chosen; ++i) {
+    if (indices[i] < 0 || indices[i] >= experts.count) {
+      throw std::out_of_range("expert " + std::to_string(indices[i]) + " is not in 0.." +
+                              std::to_string(experts.count - 1));
+    }
+  }
+  if (chosen == 0) std::memset(y, 0, static_cast<size_t>(tokens * experts.hidden) * 4);
+  if (tokens <= 0 || chosen == 0) return;
+  const Matrix gate_up = gate_up_of(experts), down = down_of(experts);
+  for (int64_t first = 0; first < tokens; first += kPartTokens) {
+    const int64_t part = std::min(kPartTokens, tokens - first);
+    const Workspace space(experts, gate_up, down, part, chosen);
+    uint8_t* memory = caller_scratch().get(static_cast<size_t>(space.bytes()));
+    uint8_t* records = memory + space.route;
+    const float* from = x + first * experts.hidden;
+    if (gate_up.integers())
+      quantize_activations(from, experts.hidden, part, experts.hidden, records);
+    else
+      records = const_cast<uint8_t*>(reinterpret_cast<const uint8_t*>(from));
+    const Route route =
+        make_route(indices + first * chosen, weights + first * chosen, experts.count, part, chosen, memory);
+    const Step step{experts,
+                    *kKernels.pick(),
+                    gate_up,
+                    down,
+                    route,
+                    part,
+                    chosen,
+                    records,
+                    memory + space.route + space.x};
+    step.run(y + first * experts.hidden);
+  }
+}
+
+}  // namespace ktc::kernels
