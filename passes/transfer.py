@@ -63,6 +63,8 @@ class Transfer:
                 return str(home)
             users = [user for user in node.users if user.op != "output"]
             return place_of(users[0], context, None) if users else context.io_device
+        if node.target is torch.ops.aten.sym_size.int:  # a size is read where its tensor lies
+            return str(node.all_input_nodes[0].meta["device"])
         here = place_of(node, context, phase)
         if keep(node) and phase is not None and here != (home := place_of(node, context, None)):
             write = context.attribute(str(node.meta.get("site", "")), "place", phase)

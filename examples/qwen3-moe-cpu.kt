@@ -1,6 +1,6 @@
 # Qwen3-30B-A3B (48 layers, 128 experts, 8 of them a token) on the CPU alone.
 # To plan without weights:
-#   ktc plan --no-weights --model examples/configs/qwen3-30b-a3b examples/qwen3-30b-a3b.kt
+#   ktc plan --no-weights --model examples/configs/qwen3-30b-a3b examples/qwen3-moe-cpu.kt
 model Qwen3MoeForCausalLM
 
 include "std/qwen3_moe.kt"
