@@ -55,7 +55,7 @@ def make_recipe(
         _check_pieces(parameter, parts, axis)
         found[axis] = sum(part.shape[axis] for part in parts)
         if axis == 0 and len(shape) == len(found) + 1 and found[0] % shape[0] == 0:
-            # matrices of single experts, one after the other
+            _check_experts(parameter, shape, parts)
             found = [shape[0], found[0] // shape[0], *found[1:]]
     if not same_elements(found, shape):
         raise ShapeMismatchError(
@@ -108,6 +108,18 @@ def _check_pieces(parameter: str, pieces: Sequence[Piece], axis: int) -> None:
             )
 
 
+def _check_experts(parameter: str, shape: tuple[int, ...], pieces: Sequence[Piece]) -> None:
+    """Matrices of single experts, one after the other, have equal rows: else one expert's rows would be another's."""
+    rows = shape[0] * shape[1] // len(pieces)
+    for piece in pieces:
+        if piece.shape[0] != rows:
+            raise ShapeMismatchError(
+                f"tensor {piece.name!r} has {piece.shape[0]} rows; each part of {parameter!r} {list(shape)} has {rows}",
+                file=piece.file,
+                tensor=piece.name,
+            )
+
+
 def _without(shape: Sequence[int], axis: int) -> tuple[int, ...]:
     return (*shape[:axis], *shape[axis + 1 :])
 
@@ -146,6 +158,7 @@ class Collector:
         self.headers = headers
         self.known: Mapping[str, Piece | TensorHeader] = {**headers, **pieces}
         self.broken = broken
+        self._there = self.known.keys() | broken.keys()
         self.recipes: dict[str, Recipe] = {}
         self.missing: dict[str, tuple[str, ...]] = {}
         self.problems: list[WeightError] = []
@@ -165,10 +178,12 @@ class Collector:
         if not ways:
             self.missing[parameter] = ()
             return
-        found = [[next((n for n in names if n in self.known), None) for names in way.tensors] for way in ways]
+        found = [
+            [next((n for n in names if n in self._there), None) for names in way.tensors] for way in ways
+        ]
         chosen = min(range(len(ways)), key=lambda index: found[index].count(None) / len(found[index]))
         way, names = ways[chosen], [name for name in found[chosen] if name is not None]
-        self.use(names)
+        self.use(name for name in names if name in self.known)
         if len(names) < len(found[chosen]):
             lacking = zip(way.tensors, found[chosen], strict=True)
             self.missing[parameter] = tuple(n for options, name in lacking if name is None for n in options)

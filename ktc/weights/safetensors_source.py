@@ -77,7 +77,7 @@ class SafetensorsSource(WeightSource):
 
     def bind(self, parameters: Mapping[str, tuple[int, ...]], config: PreTrainedConfig) -> Binding:
         """Finds the recipe of every parameter from headers alone."""
-        return bind_state(self._headers, parameters, tied=bool(getattr(config, "tie_word_embeddings", False)))
+        return bind_state(self._headers, parameters, config)
 
     def data(self, header: TensorHeader) -> npt.NDArray[np.uint8]:
         """uint8[nbytes]: a tensor's bytes, a read-only view of the mapped file."""

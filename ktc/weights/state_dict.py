@@ -91,7 +91,7 @@ class StateDictSource(WeightSource):
         """Finds every parameter under its own name; a tied `lm_head.weight` may be missing from the state
         dict.
         """
-        return bind_state(self._headers, parameters, tied=bool(getattr(config, "tie_word_embeddings", False)))
+        return bind_state(self._headers, parameters, config)
 
     def data(self, header: TensorHeader) -> npt.NDArray[np.uint8]:
         """uint8[nbytes]: a tensor's bytes; a view for contiguous tensors on the CPU."""

@@ -15,7 +15,12 @@ from support.gguf_files import write_gguf, write_safetensors_folder
 from support.real_models import MINILM, real_model
 from support.tiny_models import tiny_model
 
-from ktc.errors import SafetensorsError, TokenizerError, UnsupportedFormatError, UnsupportedModelError
+from ktc.errors import (
+    MissingTensorError,
+    SafetensorsError,
+    TokenizerError,
+    UnsupportedModelError,
+)
 from ktc.weights.safetensors_header import read_header
 from ktc.weights.source import open_source
 
@@ -111,12 +116,12 @@ def test_broken_config_is_a_typed_error(tmp_path: Path) -> None:
             open_source(folder).config()
 
 
-def test_fp8_is_refused_when_bound(tmp_path: Path) -> None:
+def test_fp8_without_scales_is_refused_when_bound(tmp_path: Path) -> None:
     folder = write_safetensors_folder(tiny_model("llama"), tmp_path / "m")
     save_file({"model.norm.weight": torch.ones(256).to(torch.float8_e4m3fn)}, folder / "model.safetensors")
     source = open_source(folder)
     (problem,) = source.bind({"model.norm.weight": (256,)}, source.config()).problems
-    assert isinstance(problem, UnsupportedFormatError) and "FP8" in problem.hint
+    assert isinstance(problem, MissingTensorError) and "weight_scale_inv" in problem.hint
 
 
 def entry(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[str, Any]:
