@@ -1,0 +1,33 @@
+"""Whole models on the kernels that read a file's blocks: the numbers of eager on what the blocks mean, nothing rounded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.families import Case, ragged, sequence
+
+RULES = """
+rule linears   {{ match ** : Linear and not (**.kv_b_proj or **.shared_expert_gate) kernel torch.linear_blocks }}
+rule experts   {{ match **.experts kernel torch.experts_blocks expect any }}
+rule rows      {{ match @embedding kernel torch.embedding_blocks }}
+rule attention {{ match @attention kernel torch.{attention} }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("family", "format", "attention"),
+    [
+        ("llama", "mixed", "attention_pieces"),
+        ("qwen2_moe", "q4_0", "attention_pieces"),
+        ("gpt_oss", "experts-mxfp4", "attention_pieces"),
+        ("deepseek_v3", "q8_0", "mla_attention_blocks"),
+    ],
+)
+def test_agrees_with_eager(family: str, format: str, attention: str, tmp_path: Path) -> None:
+    case = Case(family, tmp_path, format, RULES.format(attention=attention))
+    wanted = {"torch.linear_blocks", "torch.embedding_blocks", f"torch.{attention}"}
+    wanted |= {"torch.experts_blocks"} if family != "llama" else set()
+    assert wanted <= case.kernels
+    assert case.error(*sequence()) < 2e-5
+    assert case.error(*ragged()) < 2e-5
