@@ -83,7 +83,7 @@ void multiply(const Matrix& matrix, const LinearCall& call, int64_t tokens, uint
   const int format = static_cast<int>(matrix.format);
   if (!matrix.integers()) {
     float_kernels().multiply[format](call, 0, bands, 0, tokens);
-  } else if (tokens <= kDirectTokens) {
+  } else if (tokens <= integer_kernels().direct_tokens) {
     integer_kernels().direct[format](call, 0, bands, 0, tokens);
   } else {
     integer_kernels().panel[format](call, 0, bands, 0, tokens, panel);

@@ -9,6 +9,6 @@ namespace ktc::kernels {
 
 extern const IntegerKernels integer_kernels_avx2;
 const IntegerKernels integer_kernels_avx2 = {
-    quantize, {KTC_EACH_INTEGER_FORMAT(direct)}, {KTC_EACH_INTEGER_FORMAT(panel)}};
+    quantize, {KTC_EACH_INTEGER_FORMAT(direct)}, {KTC_EACH_INTEGER_FORMAT(panel)}, 32};
 
 }  // namespace ktc::kernels

@@ -9,6 +9,6 @@ namespace ktc::kernels {
 
 extern const IntegerKernels integer_kernels_generic;
 const IntegerKernels integer_kernels_generic = {
-    quantize, {KTC_EACH_INTEGER_FORMAT(direct)}, {KTC_EACH_INTEGER_FORMAT(panel)}};
+    quantize, {KTC_EACH_INTEGER_FORMAT(direct)}, {KTC_EACH_INTEGER_FORMAT(panel)}, 32};
 
 }  // namespace ktc::kernels

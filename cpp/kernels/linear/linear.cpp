@@ -12,9 +12,14 @@
 namespace ktc::kernels {
 namespace {
 
+#ifdef KTC_AMX
+constexpr const IntegerKernels* kAmx = &integer_kernels_amx;
+#else
+constexpr const IntegerKernels* kAmx = nullptr;
+#endif
 #ifdef KTC_X86
 constexpr isa::Dispatch<const IntegerKernels> kInteger{&integer_kernels_generic, &integer_kernels_avx2,
-                                                       nullptr, &integer_kernels_avx512vnni};
+                                                       nullptr, &integer_kernels_avx512vnni, kAmx};
 constexpr isa::Dispatch<const FloatKernels> kFloat{&float_kernels_generic, &float_kernels_avx2,
                                                    &float_kernels_avx512, nullptr};
 #else
@@ -107,7 +112,7 @@ void linear_quantized(const PackedWeight& weight, const uint8_t* records, int64_
   const IntegerKernels& kernels = *kInteger.pick();
   runtime::Pool& pool = runtime::Pool::instance();
   const int64_t bands = weight.bands();
-  if (tokens <= kDirectTokens) {
+  if (tokens <= kernels.direct_tokens) {
     const auto direct = kernels.direct[static_cast<int>(weight.format)];
     const int64_t band_products = kBandRows * weight.columns * tokens;
     const int64_t grain = std::min(kPieceBytes / call.band_stride, kPieceProducts / band_products);

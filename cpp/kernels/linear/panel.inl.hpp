@@ -179,14 +179,17 @@ struct Ahead {
   }
 };
 
-template <Format kFormat>
-void panel(const LinearCall& call, int64_t begin, int64_t end, int64_t first, int64_t last,
-           uint8_t* scratch) {
+// Unpacks bands [begin, end) panel by panel into `scratch`, and calls `body` for each panel and each group of
+// at most `group` of the tokens [first, last): (bands, step, tiles, first tile, token, count of tokens,
+// sums).
+template <Format kFormat, class Body>
+inline void each_panel(const LinearCall& call, int64_t begin, int64_t end, int64_t first, int64_t last,
+                       int64_t group, uint8_t* scratch, Body&& body) {
   using T = Traits<kFormat>;
   using Shape = PanelOf<kFormat>;
   constexpr int chunk_bytes = header_bytes(T::s.scales, kChunkTiles) + kChunkTiles * tile_bytes(T::s);
   constexpr int full_bytes = kPanelTiles / kChunkTiles * chunk_bytes;
-  const int64_t all = call.columns / kTileColumns, groups = (last - first + kPanelTokens - 1) / kPanelTokens;
+  const int64_t all = call.columns / kTileColumns, groups = (last - first + group - 1) / group;
   for (int64_t band = begin; band < end; band += kPanelBands) {
     const int bands = static_cast<int>(end - band < kPanelBands ? end - band : kPanelBands);
     const int64_t step = bands * Shape::bytes;
@@ -204,27 +207,36 @@ void panel(const LinearCall& call, int64_t begin, int64_t end, int64_t first, in
         if (!ahead.line) ahead.bands = 0;
       }
       const int64_t share = (ahead.lines * ahead.bands + groups - 1) / groups;
-      Sums s{call.bias, start > 0, nullptr, call.y_stride, 0, call.rows};
-      for (int64_t token = first; token < last; token += kPanelTokens) {
-        const int count = static_cast<int>(last - token < kPanelTokens ? last - token : kPanelTokens);
-        const ActivationBlock* x[kPanelTokens];
-        for (int m = 0; m < count; ++m) x[m] = record(call, token + m) + start;
+      Sums s{call.bias, start > 0, nullptr, call.y_stride, band * kBandRows, call.rows};
+      for (int64_t token = first; token < last; token += group) {
         s.y = call.y + token * call.y_stride;
         ahead.ask(share);
-        if (kParts == 1 && bands == 1) {
-          s.row = band * kBandRows;
-          panel_group<Shape, 1>(count, scratch, step, tiles, x, s);
-          continue;
-        }
+        body(bands, step, tiles, start, token, static_cast<int>(last - token < group ? last - token : group),
+             s);
+      }
+    }
+  }
+}
+
+template <Format kFormat>
+void panel(const LinearCall& call, int64_t begin, int64_t end, int64_t first, int64_t last,
+           uint8_t* scratch) {
+  using Shape = PanelOf<kFormat>;
+  each_panel<kFormat>(
+      call, begin, end, first, last, kPanelTokens, scratch,
+      [&](int bands, int64_t step, int64_t tiles, int64_t start, int64_t token, int count, Sums& s) {
+        const ActivationBlock* x[kPanelTokens];
+        for (int m = 0; m < count; ++m) x[m] = record(call, token + m) + start;
+        if (kParts == 1 && bands == 1) return panel_group<Shape, 1>(count, scratch, step, tiles, x, s);
+        const int64_t row = s.row;
         for (int vector = 0; vector < bands * kParts; vector += 2) {
-          s.row = band * kBandRows + vector * kWidth;
+          s.row = row + vector * kWidth;
           panel_group<Shape, 2>(count,
                                 scratch + vector / kParts * Shape::bytes + vector % kParts * 4 * kWidth, step,
                                 tiles, x, s);
         }
-      }
-    }
-  }
+        s.row = row;
+      });
 }
 
 }  // namespace

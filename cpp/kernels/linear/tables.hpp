@@ -20,9 +20,6 @@ struct LinearCall {
   const uint8_t* after;  // weights that will be read next, to be prefetched; null for those behind
 };
 
-// Up to this many tokens go to the direct kernels, which decode the weight for every few tokens: measured on
-// Zen 4, they are faster than panels up to about 48 tokens, twice as fast at 8.
-inline constexpr int kDirectTokens = 32;
 // What a panel kernel unpacks at once: 32 rows x 512 columns of codes and scales stay in a core's L1.
 inline constexpr int kPanelBands = 2;
 inline constexpr int kPanelTiles = 16;
@@ -39,6 +36,9 @@ struct IntegerKernels {
   // Bands [begin, end) for tokens [first, last); `panel` is kPanelBytes of scratch, 64-byte aligned.
   void (*panel[kFormats])(const LinearCall& call, int64_t begin, int64_t end, int64_t first, int64_t last,
                           uint8_t* panel);
+  // Up to this many tokens the direct kernels are faster. On Zen 4 (VNNI) they are as fast as panels at about
+  // 48 tokens and twice as fast at 8.
+  int direct_tokens;
 };
 
 struct FloatKernels {
@@ -53,6 +53,9 @@ extern const IntegerKernels integer_kernels_avx2;
 extern const IntegerKernels integer_kernels_avx512vnni;
 extern const FloatKernels float_kernels_avx2;
 extern const FloatKernels float_kernels_avx512;
+#endif
+#ifdef KTC_AMX
+extern const IntegerKernels integer_kernels_amx;
 #endif
 
 // The tables of the level in force.
