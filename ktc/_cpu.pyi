@@ -267,6 +267,13 @@ def elementwise(
     y[rows, n] = f(a, b): 0 add, 1 mul, 2 silu, 3 gelu, 4 gelu by tanh, 5 silu(a) b, 6 gelu(a) b, 7 gelu by tanh.
     """
 
+def rotary(
+    positions: int, tokens: int, frequencies: int, half: int, scaling: float, cos: int, sin: int
+) -> None:
+    """
+    cos and sin [tokens, 2 half] of int64 positions times frequencies[half].
+    """
+
 def rope(
     x: int,
     head_stride: int,
@@ -325,6 +332,98 @@ def attention(
         ValueError: sequences, blocks or slots outside the caches.
     """
 
+def router(
+    logits: int,
+    stride: int,
+    bias: int,
+    tokens: int,
+    experts: int,
+    top_k: int,
+    scoring: int,
+    groups: int,
+    kept_groups: int,
+    group_score: int,
+    normalize: bool,
+    scale: float,
+    weights: int,
+    indices: int,
+) -> None:
+    """
+    kt.router: scoring 0 softmax, 1 sigmoid, 2 softmax of the chosen; group_score 0 best, 1 two best.
+
+    Raises:
+        ValueError: sizes that do not fit each other.
+    """
+
+def latent_expand(
+    q_nope: int,
+    q_nope_head: int,
+    q_nope_token: int,
+    q_rope: int,
+    q_rope_head: int,
+    q_rope_token: int,
+    kv: int,
+    kv_token: int,
+    k_rope: int,
+    k_rope_token: int,
+    heads: int,
+    tokens: int,
+    nope: int,
+    rope: int,
+    value_depth: int,
+    q: int,
+    k: int,
+    v: int,
+) -> None:
+    """kt.mla_expand; strides in floats."""
+
+def latent_attention(
+    q_nope: int,
+    q_nope_head: int,
+    q_nope_token: int,
+    q_rope: int,
+    q_rope_head: int,
+    q_rope_token: int,
+    latent: int,
+    latent_token: int,
+    k_rope: int,
+    k_rope_token: int,
+    w_key: int,
+    key_format: int,
+    w_value: int,
+    value_format: int,
+    latents: int,
+    latents_type: int,
+    rotated: int,
+    rotated_type: int,
+    heads: int,
+    tokens: int,
+    nope: int,
+    rope: int,
+    depth: int,
+    value_depth: int,
+    blocks: int,
+    block_size: int,
+    seq_starts: int,
+    context_lens: int,
+    block_tables: int,
+    sequences: int,
+    table_columns: int,
+    slots: int,
+    scale: float,
+    form: int,
+    out: int,
+) -> None:
+    """
+    kt.mla_attention: writes latents and rotated keys into the caches (types 0 float32, 1 float16, 2 bfloat16), then attends; form 0 chooses, 1 absorbs, 2 expands.
+
+    Raises:
+        ValueError: sizes without a kernel; sequences, blocks or slots outside the caches.
+    """
+
+def latent_workspace(heads: int, nope: int, rope: int, depth: int, value_depth: int) -> int:
+    """Most bytes of scratch that latent_attention takes."""
+
 def experts(
     gate: int,
     count: int,
@@ -357,3 +456,65 @@ def experts_workspace(
     """
     Bytes that a call of `experts` keeps beside its operands and its result.
     """
+
+class Workspace:
+    """Memory for the activations of programs that run one after another."""
+
+    def __init__(self) -> None: ...
+    @property
+    def capacity(self) -> int:
+        """Bytes it holds now."""
+
+class Program:
+    """
+    A segment of a placed graph as a flat list of ops that run without Python.
+
+    Sizes are lists of whole numbers: a constant, then a factor for each symbol.
+    """
+
+    def __init__(
+        self,
+        symbols: int,
+        buffers: Sequence[tuple[int, Sequence[int], int]],
+        views: Sequence[tuple[int, int, Sequence[int], Sequence[Sequence[int]], Sequence[Sequence[int]]]],
+        ops: Sequence[tuple[str, str, Sequence[int], Sequence[int], Sequence[float]]],
+        workspace: Workspace,
+    ) -> None:
+        """
+        Args:
+            symbols: how many sizes a step gives.
+            buffers: (kind, bytes, address); kinds: 0 activation, 1 external, 2 constant.
+            views: (buffer, type, offset, shape, strides); types: see `NATIVE_TYPES` in ktc/runtime/native.py.
+            ops: (kind, name, views, ints, floats); -1 for an operand left out.
+
+        Raises:
+            ValueError: numbers out of range, operands missing, an op that is not in `native_ops()`.
+        """
+
+    def run(self, sizes: Sequence[int], addresses: Sequence[int], bytes: Sequence[int]) -> None:
+        """
+        Runs a step. Addresses and bytes are those of the external buffers, in order.
+
+        Raises:
+            ValueError: sizes or operands that do not fit; names the op.
+            IndexError: a token id or an index out of range.
+            MemoryError: no memory for the activations.
+        """
+
+    def workspace_bytes(self, sizes: Sequence[int]) -> int:
+        """Bytes of activations that a step of these sizes needs."""
+
+    def count(self, on: bool) -> None:
+        """Sets all counters to 0, and says whether steps count from now on."""
+
+    def counters(self) -> list[tuple[str, str, int, float, float, float]]:
+        """
+        (node, kind, calls, seconds, bytes, operations) of each op that ran; ops that ran as one count as the first.
+        """
+
+    @property
+    def ops(self) -> int:
+        """How many ops it has."""
+
+def native_ops() -> list[str]:
+    """The kinds of ops that a `Program` can have."""

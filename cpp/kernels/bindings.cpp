@@ -130,5 +130,6 @@ void ktc::bind_kernels(nb::module_& m) {
   kernels::bind_embedding(m);
   kernels::bind_vector(m);
   kernels::bind_attention(m);
+  kernels::bind_latent(m);
   kernels::bind_experts(m);
 }

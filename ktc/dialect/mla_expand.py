@@ -28,7 +28,7 @@ def reference(
         q and k [1, H, T, N + R], v [1, H, T, V].
     """
     _, heads, tokens, nope = q_nope.shape
-    parts = kv.reshape(1, tokens, heads, -1).transpose(1, 2)
+    parts = kv.reshape(1, tokens, heads, kv.shape[2] // heads).transpose(1, 2)
     q = torch.cat((q_nope, q_rope), dim=-1)
     k = torch.cat((parts[..., :nope], k_rope.expand(-1, heads, -1, -1)), dim=-1)
     return q, k, parts[..., nope:].clone(memory_format=torch.contiguous_format)

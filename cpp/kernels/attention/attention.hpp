@@ -40,6 +40,9 @@ struct Attention {
 // cache.
 void check_attention(const Attention& a);
 
+// The part of it that is about sequences, blocks and slots; `op` begins the message.
+void check_step(const char* op, const Attention& a);
+
 // Writes the cache and `out`; call check_attention before. The result does not depend on the number of
 // threads.
 void attention(const Attention& a);

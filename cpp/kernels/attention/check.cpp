@@ -8,30 +8,33 @@
 namespace ktc::kernels {
 namespace {
 
-[[noreturn]] void refuse(const std::string& what) {
-  throw std::invalid_argument("attention: " + what);
+[[noreturn]] void refuse(const std::string& what, const char* op = "attention") {
+  throw std::invalid_argument(op + (": " + what));
 }
 
-void check_sequence(const Attention& a, int64_t sequence) {
+void check_sequence(const char* op, const Attention& a, int64_t sequence) {
   const int64_t begin = a.seq_starts[sequence], end = a.seq_starts[sequence + 1];
   const std::string name = "sequence " + std::to_string(sequence);
   if (begin > end || begin < 0 || end > a.tokens) {
     refuse("`seq_starts` gives " + name + " the tokens [" + std::to_string(begin) + ", " +
-           std::to_string(end) + ") of " + std::to_string(a.tokens));
+               std::to_string(end) + ") of " + std::to_string(a.tokens),
+           op);
   }
   if (begin == end) return;
   const int64_t context = a.context_lens[sequence];
   if (context < end - begin || context > a.table_columns * a.block_size) {
     refuse("`context_lens` of " + name + " is " + std::to_string(context) + ", with " +
-           std::to_string(end - begin) + " new tokens and a table for " +
-           std::to_string(a.table_columns * a.block_size));
+               std::to_string(end - begin) + " new tokens and a table for " +
+               std::to_string(a.table_columns * a.block_size),
+           op);
   }
   const int64_t oldest = a.window > 0 ? context - (end - begin) - a.window + 1 : 0;
   const int32_t* table = a.block_tables + sequence * a.table_columns;
   for (int64_t i = (oldest > 0 ? oldest : 0) / a.block_size; i * a.block_size < context; ++i) {
     if (table[i] < 0 || table[i] >= a.blocks) {
       refuse("`block_tables` of " + name + " names block " + std::to_string(table[i]) + " of " +
-             std::to_string(a.blocks));
+                 std::to_string(a.blocks),
+             op);
     }
   }
 }
@@ -51,17 +54,22 @@ void check_attention(const Attention& a) {
   if (a.heads / a.kv_heads > kAttentionRows) {
     refuse("at most " + std::to_string(kAttentionRows) + " query heads may share a key head");
   }
+  check_step("attention", a);
+}
+
+void check_step(const char* op, const Attention& a) {
   if (a.block_size < 1 || a.window < 0 || !(a.softcap >= 0))
-    refuse("`block_size`, `window` or `softcap` is out of range");
+    refuse("`block_size`, `window` or `softcap` is out of range", op);
   for (int64_t i = 0; i < a.tokens; ++i) {
     if (a.slots[i] < 0 || a.slots[i] >= a.blocks * a.block_size) {
       refuse("`slots` puts token " + std::to_string(i) + " at " + std::to_string(a.slots[i]) + " of " +
-             std::to_string(a.blocks * a.block_size));
+                 std::to_string(a.blocks * a.block_size),
+             op);
     }
   }
   for (int64_t i = 0; i < a.sequences; ++i) {
-    check_sequence(a, i);
-    if (i > 0 && a.seq_starts[i] < a.seq_starts[i - 1]) refuse("`seq_starts` decreases");
+    check_sequence(op, a, i);
+    if (i > 0 && a.seq_starts[i] < a.seq_starts[i - 1]) refuse("`seq_starts` decreases", op);
   }
 }
 

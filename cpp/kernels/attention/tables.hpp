@@ -12,6 +12,20 @@ inline constexpr int kAttentionTile = 64;
 // Most query rows (heads of a group times tokens) of one tile of work.
 inline constexpr int kAttentionRows = 96;
 
+// A cache at one head: `block` bytes from one block of it to the next, rows of `depth` elements.
+struct CachedRows {
+  const uint8_t* data;
+  int64_t block;
+  CacheType type;
+  int depth;  // a multiple of 16
+};
+
+// Where the positions of one sequence lie, and how many of them there are to read.
+struct Pages {
+  const int32_t* table;
+  int64_t block_size, end;
+};
+
 // Rows of queries that share a key head, against cached positions [begin, end) of one sequence. Row r is head
 // r / tokens of the group and token r % tokens.
 struct AttentionTile {
