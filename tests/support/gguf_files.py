@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ def write_gguf(
     rename: Mapping[str, str] | None = None,
     naming: Naming = Naming(),  # noqa: B008
     architecture: str | None = None,
+    extra: Callable[[gguf.GGUFWriter], None] | None = None,
 ) -> Path:
     """Writes every parameter under its GGUF name, with the converter's transformations, and the metadata.
 
@@ -49,6 +50,7 @@ def write_gguf(
         split: number of parts.
         rename: replacements in tensor names, for files that lack a tensor or have another.
         naming: forms that differ between versions of the converter, or extra layers.
+        extra: adds further metadata.
         architecture: `general.architecture` when it is not the model type's own: "internlm2" for a Llama model.
 
     Returns: the file, or the first part.
@@ -68,6 +70,8 @@ def write_gguf(
         writer = gguf.GGUFWriter(part, architecture)
         if number == 0:
             _add_metadata(writer, architecture, model, naming)
+            if extra is not None:
+                extra(writer)
             if tokenizer:
                 add_tokenizer(writer, config.vocab_size)
         if split > 1:
