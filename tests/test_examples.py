@@ -157,7 +157,7 @@ def test_deepseek_v3_leaves_room_on_one_gpu_of_24_gb() -> None:
 
 
 def test_deepseek_v3_over_several_gpus_differs_by_one_parameter(tmp_path: Path) -> None:
-    layers = 16
+    layers = 8
     model = shortened("deepseek-v3", tmp_path / "v3", layers)
     one = None
     for count in (1, 2, 4, 8):
@@ -172,7 +172,7 @@ def test_deepseek_v3_over_several_gpus_differs_by_one_parameter(tmp_path: Path) 
         one = one or gpus[0]
         assert sum(device.weights for device in used) == one.weights
         assert {device.cache for device in used} == {one.cache // count}
-        assert memory["host"].weights > 20 * one.weights
+        assert memory["host"].weights > 5 * one.weights
         crossings = Counter(
             (event.data["source"], event.data["device"])
             for event in compiled.context.events
@@ -190,13 +190,6 @@ def test_deepseek_v3_over_several_gpus_differs_by_one_parameter(tmp_path: Path) 
             assert crossings["host", f"gpus[{index}]"] == per_gpu[index] + once
             # To the experts go the tokens, their choices and the weights of those; at the end, logits.
             assert crossings[f"gpus[{index}]", "host"] == 3 * per_gpu[index] + (index == count - 1)
-
-
-def test_qwen3_30b_a3b_is_planned_without_weights() -> None:
-    host = memory_of("qwen3-moe-cpu", model=CONFIGS / "qwen3-30b-a3b", weights=False)["host"]
-    # Keys and values: 48 layers, 4 heads of 128 in bf16, for 8192 tokens.
-    assert host.cache == 2 * 48 * 4 * 128 * 2 * 8192
-    assert host.weights > 14 * GIB
 
 
 @pytest.mark.models
