@@ -117,7 +117,7 @@ def speed_row(case: Case, runs: Sequence[Run]) -> tuple[str, ...]:
     wall, cpu = (statistics.median(getattr(item, name) for item in runs) for name in ("wall", "cpu"))
     report = runs[0].report
     size = f"{report['parameters'] / 1e9:.1f} B, {report['layers']} layers"
-    compiled = statistics.median(float(item.report["seconds"]) for item in runs)
+    compiled = statistics.median(sum(item.report["seconds"].values()) for item in runs)
     peak = max(item.peak_gib for item in runs)
     return (case.title, size, f"{wall:.1f} ({walls})", f"{cpu:.1f}", f"{compiled:.1f}", f"{peak:.2f}")
 
