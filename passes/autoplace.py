@@ -11,19 +11,22 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 import torch.fx as fx
+from ktc.backends.registry import Weight, for_op
 from ktc.grammar.diagnostics import Diagnostic, Label
 from ktc.grammar.values import Call, DeviceGroup, DeviceRef
 from ktc.passes.cache import cache_of
 from ktc.passes.context import Context, Write, fail
+from ktc.passes.fold import leaves
 from ktc.passes.formats import parameter_format, source_format
+from ktc.passes.ops import op_name, operands
+from ktc.passes.plan_memory import MemoryPlan, activations, step_sizes
 from ktc.passes.preview import Preview, preview
 from ktc.passes.sizes import size_words
 
+from ktc.dialect.spec import spec_of
 from ktc.weights.formats import FORMATS, nbytes
-
-LIVE = 6
-"""Activations assumed to be alive at once, as tensors of the widest layer, when budgets are shared out."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Autoplace:
         ahead = preview(gm, context)
         caches = _cache_bytes(ahead, context)
         units = _units(waiting, caches, ahead, context)
-        free = _free(caches, context)
+        free = _free(caches, ahead, context)
         chosen: dict[str, DeviceRef] = {}
         for unit in sorted(units, key=lambda unit: -unit.read_per_token / max(unit.nbytes, 1)):
             devices = candidates(unit.write.value)
@@ -148,7 +151,7 @@ def _cache_bytes(ahead: Preview, context: Context) -> dict[str, int]:
     """Bytes of KV cache by the attention module that writes it."""
     specs = {spec.key: spec for spec in ahead.caches}
     found: dict[str, int] = {}
-    for node in ahead.graph.nodes:
+    for node in ahead.module.graph.nodes:
         for source in node.all_input_nodes if node.op == "call_function" else ():
             spec = specs.get(str(source.target))
             if spec is not None:
@@ -160,21 +163,51 @@ def _cache_bytes(ahead: Preview, context: Context) -> dict[str, int]:
     return found
 
 
-def _free(caches: dict[str, int], context: Context) -> dict[str, int | None]:
-    """Bytes left on every device after what rules placed there, and an allowance for activations."""
-    inside = [name for name in context.parameters if context.sites[context.owner(name)].layer is not None]
-    shapes = [context.shapes[name] for name in inside or context.parameters]
-    width = max((max(shape[-2:]) for shape in shapes if len(shape) > 1), default=0)
-    allowance = LIVE * context.chunk * width * context.dtype.itemsize
+def _free(caches: dict[str, int], ahead: Preview, context: Context) -> dict[str, int | None]:
+    """Bytes left on every device after what rules placed there, and what a step needs there at its peak."""
+    needed = _step_bytes(ahead, context)
     free: dict[str, int | None] = {}
     for name, device in context.devices.items():
-        free[name] = None if device.memory is None else device.memory - device.reserve - allowance
-    taken = [(context.owner(name), _bytes(name, context)) for name in context.parameters]
-    taken += list(caches.items())
-    for site, size in taken:
+        taken = device.reserve + needed[device.hardware]
+        free[name] = None if device.memory is None else device.memory - taken
+    sizes = [(context.owner(name), _bytes(name, context)) for name in context.parameters]
+    sizes += list(caches.items())
+    for site, size in sizes:
         write = context.attribute(site, "place")
         if write is not None and isinstance(write.value, DeviceRef):
             left = free.get(str(write.value))
             if left is not None:
                 free[str(write.value)] = left - size
     return free
+
+
+def _step_bytes(ahead: Preview, context: Context) -> dict[str, int]:
+    """Most bytes of activations and workspace that one prefill step needs, by hardware, were all of it in one place."""
+    tokens = max((cache_of(site, context).tokens for site in _cache_bytes(ahead, context)), default=0)
+    plan = MemoryPlan({}, tokens=tokens, chunk=context.chunk)
+    live = max(activations(ahead.module, plan, context).values(), default=0)
+    sizes = step_sizes(ahead.module, plan, context)
+    found: dict[str, int] = {}
+    for hardware in {device.hardware for device in context.devices.values()}:
+        extra = [sizes.size(_workspace(node, hardware, context)) for node in ahead.module.graph.nodes]
+        found[hardware] = live + max(extra)
+    return found
+
+
+def _workspace(node: fx.Node, hardware: str, context: Context) -> int | torch.SymInt:
+    """What the best kernel for a node on some hardware asks for, as far as that is known before formats are."""
+    spec = spec_of(node.target)
+    kernel = next((k for k in for_op(op_name(node)) if hardware in k.hardware), None) if spec else None
+    if spec is None or kernel is None or kernel.workspace is None:
+        return 0
+    weights = {
+        name: Weight(operand.name, format_of(leaves(operand), context), tuple(map(int, operand.meta["val"].shape)))
+        for name, operand in operands(node).items() if name in spec.weights
+    }  # fmt: skip
+    return kernel.workspace(node, weights)
+
+
+def format_of(parameters: list[str], context: Context) -> str:
+    """The format that some parameters will share at run time; float32 where they do not, or for none."""
+    found = {parameter_format(name, context) for name in parameters}
+    return found.pop() if len(found) == 1 else "f32"

@@ -109,15 +109,21 @@ class Pattern:
         match = replace(match, calls={**match.calls, id(call): node})
         slots = [name for name, tensor, _, _ in rows if tensor]
         given = [bound[name] for name in slots]
-        if any(value is not None for value in given[len(call.operands) :]):
+        wanted = call.operands
+        if op_name(node) == "kt.split" and len(wanted) > 1:  # literal sizes, after the one tensor
+            sizes = [size.value for size in wanted[1:] if isinstance(size, Number)]
+            if list(bound["sizes"]) != sizes:
+                return
+            wanted = wanted[:1]
+        if any(value is not None for value in given[len(wanted) :]):
             return  # an operand the pattern does not mention, a bias say, would be lost
-        orders = [given[: len(call.operands)]]
+        orders = [given[: len(wanted)]]
         spec = spec_of(node.target)
         if spec is not None and spec.commutative:
             orders.append(orders[0][::-1])
         for order in orders:
-            if len(order) == len(call.operands):
-                yield from self._operands(list(zip(call.operands, order, strict=True)), match)
+            if len(order) == len(wanted):
+                yield from self._operands(list(zip(wanted, order, strict=True)), match)
 
     def _attributes(
         self,
@@ -132,6 +138,8 @@ class Pattern:
             if tensor:
                 continue
             wanted = named.get(name)
+            if wanted is None and name == "sizes" and len(call.operands) > 1:
+                continue  # of kt.split, written as operands
             if wanted is None:
                 if bound[name] != default:
                     return None  # not mentioned means: has its default value

@@ -28,12 +28,12 @@ class Preview:
     Attributes:
         caches: the caches after the rewrites.
         shares: share of every weight that one token reads, by parameter.
-        graph: the graph that was tried.
+        module: the graph that was tried.
     """
 
     caches: tuple[CacheSpec, ...]
     shares: dict[str, float]
-    graph: fx.Graph
+    module: fx.GraphModule
 
 
 def preview(gm: fx.GraphModule, context: Context) -> Preview:
@@ -49,7 +49,7 @@ def preview(gm: fx.GraphModule, context: Context) -> Preview:
             gm = ApplyRewrite(rewrite)(gm, trial)
         except KtError:
             continue
-    return Preview(retyped(gm, trial), shares(gm.graph), gm.graph)
+    return Preview(retyped(gm, trial), shares(gm.graph), gm)
 
 
 def _matters(rewrite: Rewrite) -> bool:

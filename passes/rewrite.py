@@ -240,12 +240,9 @@ class _Builder:
         rows = [row for row in signature(target)]
         positional = [self.operand(item) for item in op.operands]
         given = {a.name: self.attribute(a) for a in op.attributes}
-        args: list[Any] = []
         many = next((i for i, row in enumerate(rows) if row[2] and row[0] not in given), None)
-        if many is not None:  # kt.concat(a, b, ...): the tail of the operands is a list
-            args = [*positional[:many], positional[many:]]
-        else:
-            args = positional
+        # kt.concat(a, b, ...), kt.split(x, 1, 2): the tail of the operands is a list
+        args = positional if many is None else [*positional[:many], positional[many:]]
         try:
             node = call(self.graph, target, tuple(args), given)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:

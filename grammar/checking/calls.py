@@ -18,7 +18,9 @@ _LITERALS = (tree.Number, tree.Text, tree.Bool)
 
 def names_in(call: tree.OpCall) -> Iterator[tree.Capture]:
     """The tensor captures among the operands of a call and of the calls inside it, in reading order."""
-    for operand in call.operands:
+    op = OPS.get(call.op)
+    sizes = op is not None and op.variadic == "ints"
+    for operand in call.operands[: len(op.operands)] if op is not None and sizes else call.operands:
         if isinstance(operand, tree.OpCall):
             yield from names_in(operand)
         elif isinstance(operand, tree.Capture):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,21 @@ from ktc.weights.state_dict import StateDictSource
 HOST = "device host = cpu (memory = 1GiB)\nrule everything { match ** place host }\n"
 
 Compile = Callable[..., Compiled]
+
+
+@functools.cache
+def tiny(name: str) -> PreTrainedModel:
+    """The tiny model of an architecture; made once, and left as it is."""
+    return tiny_model(name)
+
+
+def compile_for(
+    model: PreTrainedModel, text: str, params: Mapping[str, Any] | None = None, weights: bool = True
+) -> Compiled:
+    """Compiles a program for a model, with HOST in front of it; without `weights`, to plan only."""
+    source = StateDictSource(model.state_dict(), model.config) if weights else None
+    rules = load(HOST + text + "\n", text=True, params=params)
+    return compile_language_model(rules, model.config, source, Options(planning=not weights))
 
 
 @pytest.fixture(scope="session")

@@ -154,3 +154,82 @@ def test_names_of_replaced_values_live_on(compiled):
     names = [node.name for node in graph.nodes]
     assert "layers_0_self_attn_q_proj" in names and "layers_0_post_attention_layernorm" in names
     assert len(names) == len(set(names))
+
+
+PART = """
+rewrite NAME {
+  pattern { y = kt.linear(x, w) }
+  where parameter(w) == "model.layers.0.self_attn.NAME.weight"
+  replace { y, z = kt.split(kt.linear(x, w), SIZES) }
+}
+"""
+
+
+def part(name, sizes):
+    return PART.replace("NAME", name).replace("SIZES", sizes)
+
+
+def test_a_result_of_another_shape_goes_on_to_its_readers(compiled):
+    """Half of the rows of keys and values: one head instead of two, down to the cache."""
+    half = "rows(w) // 2, rows(w) // 2"
+    caches = compiled(part("k_proj", half) + part("v_proj", half)).context.caches
+    assert [cache.heads for cache in caches] == [1, 2]
+
+
+def test_a_reader_that_cannot_take_the_new_shape_is_named(compiled):
+    with pytest.raises(KtError) as caught:
+        compiled(part("k_proj", "rows(w) // 2 + 1, rows(w) // 2 - 1"))
+    (problem,) = caught.value.diagnostics
+    assert problem.code == "KT504" and "is now float32[1, " in problem.notes[0]
+    assert problem.notes[1].startswith("layers_0_self_attn_view")
+
+
+def test_an_op_that_cannot_be_built_is_an_error_of_the_rewrite(compiled):
+    with pytest.raises(KtError) as caught:
+        compiled(part("k_proj", "rows(w), rows(w)"))
+    assert caught.value.diagnostics[0].code == "KT506"
+
+
+def test_a_dimension_of_the_step_has_no_value(compiled):
+    text = """
+    rewrite r {
+      pattern { y = kt.silu(x: T[1, tokens, d]) }
+      where tokens == 4
+      replace { y = kt.gelu(x) }
+    }
+    """
+    with pytest.raises(KtError) as caught:
+        compiled(text)
+    (problem,) = caught.value.diagnostics
+    assert problem.code == "KT109" and "`tokens` is a dimension that differs" in problem.message
+
+
+def test_dimensions_and_formats_in_where_and_replacement(compiled, same_logits):
+    """Gate and up, merged by hand with sizes from their types, then found again by literal sizes."""
+    text = (
+        GATED
+        + """
+    rewrite merge {
+      pattern {
+        g = kt.linear(x: T[1, tokens, d], wg: T[inner, d])
+        u = kt.linear(x, wu: T[inner, d])
+        y = kt.silu_mul(g, u)
+      }
+      where inner == 2 * d and format(wg) == f32 and same_format(wg, wu)
+      replace {
+        gu     = kt.linear(x, kt.concat(wg, wu, dim = 0))
+        g1, u1 = kt.split(gu, inner, 2 * d)
+        y      = kt.silu_mul(g1, u1)
+      }
+      expect layers
+    }
+    rewrite again {
+      pattern { a, b = kt.split(x, 512, 512) }
+      replace { a, b = kt.split(x, 512, 512) }
+      expect COUNT
+    }
+    """
+    )
+    same_logits(text.replace("COUNT", "layers"))
+    others = text.replace("kt.split(x, 512, 512) }\n      replace", "kt.split(x, 256, 768) }\n      replace")
+    assert fired(compiled(others.replace("COUNT", "0")), "again") == 0
