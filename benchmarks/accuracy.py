@@ -23,12 +23,13 @@ from benchmarks.machine import header, save, table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from support.agreement import compare_logits, differences, greedy, logits_of
+from support.agreement import differences, greedy
 from support.real_models import GEMMA3, SMOLLM2
 from support.references import NEW_TOKENS, Reference, reference
 
 import ktc
 from ktc.api import load_compiled
+from ktc.verify import compare_logits, logits_of
 
 MODELS = {
     "smollm2": (SMOLLM2, "LlamaForCausalLM", "llama"),

@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 import ktc
 from benchmarks.machine import ROOT, header, load, save, table
 from ktc import _cpu
+from ktc.eager import eager_model
 from ktc.weights.source import open_source
 
 sys.path.insert(0, str(ROOT / "tests"))
-from support.eager import eager_from
 from support.prose import TEXT
 
 PREFILL, DECODE, ROUNDS = 512, 64, 3
@@ -68,7 +68,7 @@ def compare(example: str) -> str:
     ids = tokenizer(TEXT, return_tensors="pt").input_ids[:, :PREFILL]
     if ids.shape[1] < PREFILL:
         raise RuntimeError(f"the text has {ids.shape[1]} tokens, fewer than {PREFILL}")
-    exact = eager_from(source)
+    exact = eager_model(source)
     exact.set_attn_implementation("sdpa")
     half = copy.deepcopy(exact).to(torch.bfloat16)
     placed = ktc.compile(ROOT / "examples" / f"{example}.kt").load()

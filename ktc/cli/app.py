@@ -1,4 +1,4 @@
-"""The commands that need the compiler: compile, plan, explain, inspect, run, chat."""
+"""The commands that need the compiler: compile, plan, explain, inspect, run, chat, verify, doctor."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import typer
 
 from ktc.cli.chat import chat
 from ktc.cli.compile_ import compile_
+from ktc.cli.doctor import doctor
 from ktc.cli.explain import explain
+from ktc.cli.import_yaml import import_yaml
 from ktc.cli.inspect_ import inspect_
 from ktc.cli.plan import plan
 from ktc.cli.run import run as run_command
+from ktc.cli.verify import verify
 
 app = typer.Typer(
     name="ktc", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -19,8 +22,11 @@ app.command("compile")(compile_)
 app.command("plan")(plan)
 app.command("explain")(explain)
 app.command("inspect")(inspect_)
+app.command("import-yaml")(import_yaml)
 app.command("run")(run_command)
 app.command("chat")(chat)
+app.command("verify")(verify)
+app.command("doctor")(doctor)
 
 
 def _elsewhere(name: str, help: str) -> None:

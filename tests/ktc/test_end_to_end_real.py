@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 import torch
-from support.agreement import compare_logits, differences, greedy, logits_of
+from support.agreement import differences, greedy
 from support.real_models import GEMMA3, SMOLLM2
 from support.references import NEW_TOKENS, Reference, reference
 
 import ktc
 from ktc.api import load_compiled
+from ktc.verify import compare_logits, logits_of
 
 pytestmark = pytest.mark.models
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 from ktc.grammar.diagnostics import KtError
-from support.agreement import compare_logits, logits_of
 from support.gguf_files import write_safetensors_folder
 from support.real_models import SMOLLM2
 from support.references import Reference, reference
 
 import ktc
 from ktc.api import load_compiled
+from ktc.verify import compare_logits, logits_of
 
 pytestmark = pytest.mark.models
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.agreement import compare_logits, logits_of
 from support.gguf_files import write_safetensors_folder
 from support.real_models import GEMMA3
 from support.references import Reference, reference
 
 import ktc
+from ktc.verify import compare_logits, logits_of
 
 pytestmark = pytest.mark.models
 

@@ -1,4 +1,4 @@
-"""How near a compiled model's logits and greedy answers are to the eager model's."""
+"""Greedy answers, and where those of a compiled model leave the eager model's; logits: `ktc.verify`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
-
-ROWS = 64
-"""Positions compared at a time: a vocabulary of 262144 in float64 takes 128 MiB for these."""
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Over `positions`: the mean and the largest KL(expected || got) in nats, and how often both have one favourite."""
-
-    positions: int
-    kl_mean: float
-    kl_max: float
-    top1: float
 
 
 @dataclass(frozen=True)
@@ -31,26 +18,6 @@ class Difference:
     prompt: int
     token: int
     gap: float
-
-
-@torch.no_grad()
-def compare_logits(expected: torch.Tensor, got: torch.Tensor) -> Agreement:
-    """Compares logits [positions, vocabulary]."""
-    divergences = []
-    same = 0
-    for start in range(0, len(expected), ROWS):
-        left, right = expected[start : start + ROWS].double(), got[start : start + ROWS].double()
-        p, q = left.log_softmax(-1), right.log_softmax(-1)
-        divergences.append((p.exp() * (p - q)).sum(-1))
-        same += int((left.argmax(-1) == right.argmax(-1)).sum())
-    kl = torch.cat(divergences)
-    return Agreement(len(kl), float(kl.mean()), float(kl.max()), same / len(kl))
-
-
-@torch.no_grad()
-def logits_of(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
-    """Logits [tokens, vocabulary] of one sequence, int64[1, tokens]."""
-    return model(ids, use_cache=False).logits[0].float()
 
 
 @torch.no_grad()

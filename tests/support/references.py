@@ -6,12 +6,13 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import torch
-from support.agreement import greedy, logits_of
-from support.eager import eager_from
+from support.agreement import greedy
 from support.prose import BEGINNINGS, QUESTIONS, TEXT
 from support.real_models import real_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ktc.eager import eager_model
+from ktc.verify import logits_of
 from ktc.weights.source import WeightSource, open_source
 
 NEW_TOKENS = 64
@@ -32,7 +33,7 @@ class Reference:
     @cached_property
     def model(self) -> PreTrainedModel:
         """The eager model."""
-        return eager_from(self.source)
+        return eager_model(self.source)
 
     @cached_property
     def logits(self) -> torch.Tensor:

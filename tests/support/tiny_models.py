@@ -35,9 +35,10 @@ _ROUTED: dict[str, Any] = {
     "routed_scaling_factor": 2.5,
 }
 _LATENT: dict[str, Any] = {
+    "rms_norm_eps": 1e-6,  # as published: the norms inside of attention have no other
     "num_key_value_heads": 4,
-    "q_lora_rank": 128,
-    "kv_lora_rank": 64,
+    "q_lora_rank": 256,
+    "kv_lora_rank": 256,
     "qk_rope_head_dim": 32,
     "qk_nope_head_dim": 64,
     "v_head_dim": 64,
@@ -73,6 +74,23 @@ _ARCHITECTURES: dict[str, dict[str, Any]] = {
     "deepseek_v2": {**_ROUTED, **_LATENT, "topk_method": "group_limited_greedy", "norm_topk_prob": False},
     "deepseek_v3": {**_ROUTED, **_LATENT, "norm_topk_prob": True},
     "glm4_moe": {**_ROUTED, "head_dim": 64, "use_qk_norm": True, "attention_bias": True},
+    "gpt_oss": {
+        "head_dim": 64,
+        "intermediate_size": 256,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": 16,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1.5e5,
+            "factor": 4.0,
+            "original_max_position_embeddings": 128,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "truncate": False,
+        },
+    },
     "qwen3_moe": {**_EXPERTS, "head_dim": 128, "norm_topk_prob": True},
 }
 
@@ -92,10 +110,12 @@ def tiny_model(architecture: str, *, seed: int = 0, **changes: Any) -> PreTraine
         for name, buffer in model.named_buffers():
             if name.endswith("e_score_correction_bias"):
                 buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.dim() == 1:
                 parameter.add_(0.1 * noise)
             else:
                 parameter.copy_(noise / parameter.shape[-1] ** 0.5)
+            if architecture == "gpt_oss" and name.endswith("gate_up_proj"):
+                parameter.mul_(6.0)  # so that its activation clamps some values
     return model
