@@ -191,7 +191,7 @@ class _Emitter:
         falls = [
             name for name in self._program.placement.unmatched if self._choices[name].device == self._base
         ]
-        why = f"and {len(falls)} modules that no rule matches" if falls else ""
+        why = f"{len(falls)} modules that no rule matches" if falls else ""
         lines = _rule_lines(inside)
         actions = (f"place {self._name(self._base)}",)
         return _Rule("everything", "**", actions, lines, why)
@@ -215,14 +215,13 @@ class _Emitter:
             (i for i, n in enumerate(layers) if self._homes[n] != self._homes[layers[0]]), len(layers)
         )
         total, last = len(layers), count - 1
-        for text, number in (
-            (f"layer // {size}", lambda n: n // size),
-            (f"min(layer // {size}, {last})", lambda n: min(n // size, last)),
-            (f"layer * {count} // layers", lambda n: n * count // total),
-        ):
-            if all(self._homes[n].index == number(n) for n in layers):
-                return text
-        return None
+        numbers = {
+            f"layer // {size}": [n // size for n in layers],
+            f"min(layer // {size}, {last})": [min(n // size, last) for n in layers],
+            f"layer * {count} // layers": [n * count // total for n in layers],
+        }
+        wanted = [self._homes[n].index for n in layers]
+        return next((text for text, found in numbers.items() if found == wanted), None)
 
     def _by_device(self, layers: bool, placed: set[str]) -> list[_Rule]:
         """For each other device, the layers and the modules outside of layers that live on it."""

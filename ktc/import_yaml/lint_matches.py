@@ -57,6 +57,11 @@ def shown(names: Sequence[str]) -> str:
     return ", ".join(f"`{name}`" for name in names[:SHOWN]) + more
 
 
+def counted(number: int, word: str) -> str:
+    """`1 rule`, `2 rules`."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
 def _gone(rules: Sequence[RuleDef], outcome: Replay) -> list[Diagnostic]:
     if not rules:
         return []
@@ -116,7 +121,7 @@ def _shadowed(rule: RuleDef, fate: Fate, rules: dict[int, RuleDef]) -> Diagnosti
         notes.append(f"`{modules[0].name}` lies inside a module whose rule says `recursive: False`")
     count = len({module.name for module in _touched(fate)})
     if fate.lost:
-        notes.insert(0, f"it fits {count} modules; the first rule that fits one speaks for it")
+        notes.insert(0, f"it fits {counted(count, 'module')}; the first rule that fits one speaks for it")
     fix = Fix("put the more particular rule first, or delete this one")
     message = (
         "the rule is shadowed by earlier ones" if fate.lost else "the rule's modules are never looked at"

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from ktc.grammar.diagnostics import Diagnostic, Fix, Label, Severity
 from ktc.grammar.tree import Span
 from ktc.import_yaml.devices import parse_device, substitute
-from ktc.import_yaml.lint_matches import SHOWN, shown
-from ktc.import_yaml.placement import Decision, Placement
+from ktc.import_yaml.lint_matches import SHOWN, counted, shown
+from ktc.import_yaml.placement import Decision, Placement, is_attention
 from ktc.import_yaml.reading import RuleDef
 from ktc.import_yaml.unconverted import Unconverted
 
@@ -42,9 +42,9 @@ def _fallen(placement: Placement, start: Span) -> list[Diagnostic]:
         wrong = [n for n in names if _elsewhere(n, placement)]
         notes = [f"{shown(names)}"]
         if wrong:
-            notes.append(f"{len(wrong)} of them are in layers that live elsewhere: {shown(wrong)}")
+            notes.append(f"of these in layers that live elsewhere, {len(wrong)}: {shown(wrong)}")
         fix = Fix("end the file with a rule of class `default` for each device")
-        message = f"no rule matches {len(names)} modules with weights: they go to the default device, cuda:0"
+        message = f"no rule matches {counted(len(names), 'module')} with weights: the default device, cuda:0, gets them"
         found.append(_warn("KT711", message, [start], notes, [fix]))
     if placement.unvisited:
         message = f"{len(placement.unvisited)} modules with weights lie inside `recursive: False`: they go to cuda:0"
@@ -85,10 +85,13 @@ def _stream(placement: Placement, decisions: Sequence[Decision], start: Span) ->
         )
         found.append(
             _warn(
-                "KT713", f"{message}: {len(wrong)} layers", [span if written is None else written.span], notes
+                "KT713",
+                f"{message}: {counted(len(wrong), 'layer')}",
+                [span if written is None else written.span],
+                notes,
             )
         )
-    return found + _outputs(placement)
+    return found + _outputs(placement) + _attentions(placement)
 
 
 def _outputs(placement: Placement) -> list[Diagnostic]:
@@ -112,7 +115,28 @@ def _outputs(placement: Placement) -> list[Diagnostic]:
         span = placement.decisions[number].rule.kwargs["out_device"].span
         home = placement.homes[layers[0]]
         notes = [f"layer {layers[0]} lives on {home}", "ktc inserts the copies itself"]
-        found.append(_warn("KT713", f"`out_device` is not where {len(layers)} layers go on", [span], notes))
+        found.append(
+            _warn("KT713", f"`out_device` is not where {counted(len(layers), 'layer')} go on", [span], notes)
+        )
+    return found
+
+
+def _attentions(placement: Placement) -> list[Diagnostic]:
+    """Attentions, and with them their caches, away from the layer that they are in."""
+    by_rule: dict[int, list[int]] = {}
+    for choice in placement.choices.values():
+        layer = choice.site.layer
+        if choice.decision is None or layer is None or not is_attention(choice.site):
+            continue
+        if choice.device != placement.homes[layer]:
+            by_rule.setdefault(choice.decision.rule.number, []).append(layer)
+    found = []
+    for number, layers in sorted(by_rule.items()):
+        rule = placement.decisions[number].rule
+        written = rule.kwargs.get("generate_device")
+        notes = [f"layer {layers[0]} lives on {placement.homes[layers[0]]}"]
+        message = f"attention and its cache are away from their layer: {counted(len(layers), 'layer')}"
+        found.append(_warn("KT713", message, [rule.span if written is None else written.span], notes))
     return found
 
 
@@ -136,4 +160,6 @@ def _prefill(placement: Placement, decisions: Sequence[Decision]) -> list[Diagno
         "KTransformers uses them only layer by layer, for prompts over `per_layer_prefill_intput_threshold` tokens",
         "it is 0 here, or no rule puts a model class in place of `model`: prefill runs like generation",
     )
-    return [_warn("KT714", f"the prefill settings of {len(spans)} rules are never used", spans, notes)]
+    return [
+        _warn("KT714", f"the prefill settings of {counted(len(spans), 'rule')} are never used", spans, notes)
+    ]

@@ -114,15 +114,16 @@ class Coverer:
         """Selectors of some paths in one range of layers."""
         base = f"{self._prefix}[{index}]"
         if "" in paths:
-            return [base, *(self._pieces(index, rest, free) if (rest := [p for p in paths if p]) else [])]
-        needed = set().union(*(self.matched(f"{base}.{path}" if path else base) for path in paths))
+            inside = [path for path in paths if path]
+            return [base, *(self._pieces(index, inside, free) if inside else [])]
+        needed = set().union(*(self.matched(f"{base}.{path}") for path in paths))
         linears = f"{base}.**: Linear"
         if len(paths) > 2 and self._fits(linears, needed, needed | free):
             return [linears]
         if len(paths) > 2:
-            rest = self._all_but(linears, needed, free, base)
-            if rest is not None:
-                return [rest]
+            most = self._all_but(linears, needed, free, base)
+            if most is not None:
+                return [most]
         return self._globbed(base, paths, free)
 
     def _all_but(self, linears: str, needed: set[str], free: set[str], base: str) -> str | None:
