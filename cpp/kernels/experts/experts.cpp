@@ -80,13 +80,10 @@ struct Matrix {
 
 void multiply(const Matrix& matrix, const LinearCall& call, int64_t tokens, uint8_t* panel) {
   const int64_t bands = call.rows / kBandRows;
-  const int format = static_cast<int>(matrix.format);
-  if (!matrix.integers()) {
-    float_kernels().multiply[format](call, 0, bands, 0, tokens);
-  } else if (tokens <= integer_kernels().direct_tokens) {
-    integer_kernels().direct[format](call, 0, bands, 0, tokens);
+  if (matrix.integers()) {
+    integer_kernels().multiply(matrix.format, call, 0, bands, 0, tokens, panel);
   } else {
-    integer_kernels().panel[format](call, 0, bands, 0, tokens, panel);
+    float_kernels().multiply[static_cast<int>(matrix.format)](call, 0, bands, 0, tokens);
   }
 }
 
@@ -106,7 +103,7 @@ struct Step {
   void gate_item(int64_t item) const {
     const int64_t blocks = experts.inner / kBlockColumns, rows = kBlockColumns;
     const int64_t active = item / blocks, row = item % blocks * rows, count = choices(active);
-    const int64_t run = std::min(count, kPanelRun);
+    const int64_t run = run_tokens(count, gate_up.record());
     uint8_t* panel = worker_scratch().get(static_cast<size_t>(kPanelBytes + run * 2 * rows * 4));
     float* values = reinterpret_cast<float*>(panel + kPanelBytes);
 
@@ -135,7 +132,7 @@ struct Step {
   void down_item(int64_t row, int64_t rows, float* y) const {
     int64_t run = 0;
     for (int64_t active = 0; active < route.active; ++active) run = std::max(run, choices(active));
-    run = std::min(run, kPanelRun);
+    run = run_tokens(run, down.record());
     uint8_t* panel = worker_scratch().get(static_cast<size_t>(kPanelBytes + (run + tokens) * rows * 4));
     float* values = reinterpret_cast<float*>(panel + kPanelBytes);
     float* sums = values + run * rows;

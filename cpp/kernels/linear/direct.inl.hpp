@@ -6,7 +6,8 @@
 namespace ktc::kernels {
 namespace {
 
-constexpr int kDirectGroup = kWidth == 16 ? 8 : 4;
+// Tokens that meet a tile at once, as many as registers hold: 8 lines of codes, and a sum a token.
+constexpr int kDirectGroup = kWidth == 16 ? 16 : 4;
 // How far ahead weights are prefetched: what memory delivers in its latency.
 constexpr int64_t kAhead = 3072;
 
@@ -45,18 +46,29 @@ void direct_tokens(const LinearCall& call, int64_t begin, int64_t end, int64_t f
           for (int half = 0; half < halves; ++half) {
             const vf scale = tile_scale<T::s.scales>(header, t, half, part);
             const vf least = T::min ? tile_min<T::s.scales>(header, tiles, t, half, part) : vzero();
-#pragma GCC unroll 8
+#pragma GCC unroll 16
             for (int m = 0; m < kTokens; ++m) {
               const ActivationBlock& with = x[m][block];
               vi total = vseti(0);
               if constexpr (T::shift >= 0) total = vshl<T::shift>(vseti(minus_of<halves>(with, half)));
+              if constexpr (kDirect) {
+                // Two chains of dot products: one would keep too few tokens in flight to hide its latency.
+                vi other = vseti(0);
 #pragma GCC unroll 8
-              for (int i = 0; i < lines_a_half; i += group_lines) {
-                vp group = kDirect ? total : vseti(0);
+                for (int j = half * lines_a_half; j < (half + 1) * lines_a_half; j += 2) {
+                  total = dot(total, lines[j], bbroadcast(with.codes + 4 * j));
+                  other = dot(other, lines[j + 1], bbroadcast(with.codes + 4 * j + 4));
+                }
+                total = vaddi(total, other);
+              } else {
 #pragma GCC unroll 8
-                for (int j = half * lines_a_half + i; j < half * lines_a_half + i + group_lines; ++j)
-                  group = dot_either<T::offset_in_dot>(group, lines[j], bbroadcast(with.codes + 4 * j));
-                total = kDirect ? group : vaddi(total, widen(group));
+                for (int i = half * lines_a_half; i < (half + 1) * lines_a_half; i += group_lines) {
+                  vp group = vseti(0);
+#pragma GCC unroll 8
+                  for (int j = i; j < i + group_lines; ++j)
+                    group = dot_either<T::offset_in_dot>(group, lines[j], bbroadcast(with.codes + 4 * j));
+                  total = vaddi(total, widen(group));
+                }
               }
               sum[part][m] = vfma(vtofloat(total), scale * vset(with.scale), sum[part][m]);
               if constexpr (T::min)
@@ -87,14 +99,30 @@ void direct_group(const LinearCall& call, int64_t begin, int64_t end, int64_t fi
       return direct_tokens<kFormat, 3>(call, begin, end, first);
     case 4:
       return direct_tokens<kFormat, 4>(call, begin, end, first);
+    case 5:
+      return direct_tokens<kFormat, smaller(5, kDirectGroup)>(call, begin, end, first);
+    case 6:
+      return direct_tokens<kFormat, smaller(6, kDirectGroup)>(call, begin, end, first);
+    case 7:
+      return direct_tokens<kFormat, smaller(7, kDirectGroup)>(call, begin, end, first);
+    case 8:
+      return direct_tokens<kFormat, smaller(8, kDirectGroup)>(call, begin, end, first);
+    case 12:
+      return direct_tokens<kFormat, smaller(12, kDirectGroup)>(call, begin, end, first);
     default:
       return direct_tokens<kFormat, kDirectGroup>(call, begin, end, first);
   }
 }
 
+// How many of `left` tokens to take next: groups that exist, and none much smaller than the others.
+inline int64_t next_group(int64_t left) {
+  if constexpr (kDirectGroup == 4) return left < 4 ? left : 4;
+  return left <= 8 ? left : left == 16 || left >= 20 ? 16 : left == 12 || left > 16 ? 12 : (left + 1) / 2;
+}
+
 template <Format kFormat>
 void direct(const LinearCall& call, int64_t begin, int64_t end, int64_t first, int64_t last) {
-  if (last - first <= 4 || last - first == kDirectGroup) {
+  if (next_group(last - first) == last - first) {
     return direct_group<kFormat>(call, begin, end, first, static_cast<int>(last - first));
   }
   // Band by band, so that a band comes from memory once and from L1 for the other groups.
@@ -103,7 +131,7 @@ void direct(const LinearCall& call, int64_t begin, int64_t end, int64_t first, i
     one.after = band + 1 < end ? nullptr : call.after;
     int64_t tokens;
     for (int64_t token = first; token < last; token += tokens) {
-      tokens = last - token >= kDirectGroup ? kDirectGroup : last - token < 4 ? last - token : 4;
+      tokens = next_group(last - token);
       direct_group<kFormat>(one, band, band + 1, token, static_cast<int>(tokens));
     }
   }

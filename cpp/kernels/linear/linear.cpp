@@ -30,6 +30,7 @@ constexpr isa::Dispatch<const FloatKernels> kFloat{&float_kernels_generic};
 // A piece of work worth giving to another thread: about 3 us of a core.
 constexpr int64_t kPieceBytes = 64 << 10;  // of weights, read once
 constexpr int64_t kFewTokens = 4;          // so many take no longer than the weights' way from memory
+constexpr int64_t kSomeTokens = 32;        // so many are not split
 constexpr int64_t kPieceProducts = int64_t{1} << 19;  // multiply-adds
 
 // Panels of bands times runs of tokens: the grid that many tokens are split by.
@@ -37,12 +38,14 @@ struct Grid {
   int64_t panels, runs, run_tokens;
 };
 
-Grid make_grid(int64_t bands, int64_t panel_bands, int64_t tokens, int threads) {
-  const int64_t panels = (bands + panel_bands - 1) / panel_bands;
-  // Few panels: split the tokens too, though every run unpacks its panel again.
+// `record` is the bytes of a token's activations.
+Grid make_grid(int64_t bands, int64_t tokens, int64_t record, int threads) {
+  const int64_t panels = (bands + kPanelBands - 1) / kPanelBands;
+  // Few panels: split the tokens too, though every run reads the weight again.
   const int64_t wanted = std::max<int64_t>(1, (int64_t{4} * threads + panels - 1) / panels);
-  const int64_t run = std::clamp<int64_t>((tokens + wanted - 1) / wanted, 48, kPanelRun);
-  const int64_t rounded = (std::min(run, tokens) + 11) / 12 * 12;
+  const int64_t run =
+      std::min(run_tokens(tokens, record), std::max<int64_t>(48, (tokens + wanted - 1) / wanted));
+  const int64_t rounded = std::min(tokens, (run + 15) / 16 * 16);
   return {panels, (tokens + rounded - 1) / rounded, rounded};
 }
 
@@ -71,7 +74,7 @@ void linear_floats(const PackedWeight& weight, const float* x, int64_t x_stride,
                       [&](int64_t begin, int64_t end, int) { multiply(call, begin, end, 0, tokens); });
     return;
   }
-  const Grid grid = make_grid(bands, 2, tokens, pool.threads());
+  const Grid grid = make_grid(bands, tokens, call.x_stride, pool.threads());
   pool.parallel_for(grid.panels * grid.runs, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t band = i / grid.runs * 2, token = i % grid.runs * grid.run_tokens;
@@ -109,27 +112,27 @@ void linear_quantized(const PackedWeight& weight, const uint8_t* records, int64_
   LinearCall call = make_call(weight, bias, y, y_stride);
   call.x = records;
   call.x_stride = activation_record(weight.columns);
-  const IntegerKernels& kernels = *kInteger.pick();
+  const IntegerKernels& kernels = integer_kernels();
   runtime::Pool& pool = runtime::Pool::instance();
   const int64_t bands = weight.bands();
-  if (tokens <= kernels.direct_tokens) {
-    const auto direct = kernels.direct[static_cast<int>(weight.format)];
+  if (tokens <= kSomeTokens) {
     const int64_t band_products = kBandRows * weight.columns * tokens;
     const int64_t grain = std::min(kPieceBytes / call.band_stride, kPieceProducts / band_products);
-    pool.parallel_for(bands, std::max<int64_t>(1, grain),
-                      [&](int64_t begin, int64_t end, int) { direct(call, begin, end, 0, tokens); });
+    pool.parallel_for(bands, std::max<int64_t>(1, grain), [&](int64_t begin, int64_t end, int) {
+      uint8_t* scratch = worker_scratch().get(kPanelBytes);
+      kernels.multiply(weight.format, call, begin, end, 0, tokens, scratch);
+    });
     return;
   }
-  const auto panel = kernels.panel[static_cast<int>(weight.format)];
-  const Grid grid = make_grid(bands, kPanelBands, tokens, pool.threads());
+  const Grid grid = make_grid(bands, tokens, call.x_stride, pool.threads());
   const int64_t grain = std::max<int64_t>(
       1, kPieceProducts / (kPanelBands * kBandRows * weight.columns * std::min(tokens, grid.run_tokens)));
   pool.parallel_for(grid.panels * grid.runs, grain, [&](int64_t begin, int64_t end, int) {
     uint8_t* scratch = worker_scratch().get(kPanelBytes);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t band = i % grid.panels * kPanelBands, token = i / grid.panels * grid.run_tokens;
-      panel(call, band, std::min(band + kPanelBands, bands), token, std::min(token + grid.run_tokens, tokens),
-            scratch);
+      kernels.multiply(weight.format, call, band, std::min(band + kPanelBands, bands), token,
+                       std::min(token + grid.run_tokens, tokens), scratch);
     }
   });
 }

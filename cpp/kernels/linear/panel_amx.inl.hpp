@@ -1,8 +1,10 @@
 // Integer linear kernels for many tokens on AMX: a panel's lines are the tiles of weights as they are, so
-// that 32 rows x 512 columns meet 32 tokens at a time, one scale's columns (32 or 16) after the other.
+// that 32 rows x 512 columns meet 32 tokens at a time, in units of the columns that share a scale (32 or 16).
 //
-// Tiles hold integers, and every block of columns has scales of its own: after each block the four tiles of
-// sums go through L1 to be scaled and added as floats, in the order in which the other kernels add.
+// Tiles hold integers and every unit has scales of its own, so its products go through L1 to be scaled and
+// added as floats, in the order in which the other kernels add. That takes longer than the products
+// themselves: while tiles work on the next two units, the vectors scale the last two, with sums of 8 tokens
+// in registers.
 #pragma once
 
 #include "kernels/linear/panel.inl.hpp"
@@ -10,7 +12,7 @@
 namespace ktc::kernels {
 namespace {
 
-constexpr int kTileTokens = 16, kGroupTokens = 2 * kTileTokens;
+constexpr int kTileTokens = 16, kGroupTokens = 2 * kTileTokens, kScaledTokens = 8, kUnits = 2;
 
 // As the processor reads it: palette 1, then bytes a row and rows of each of the 8 tiles.
 struct alignas(64) TileConfiguration {
@@ -26,7 +28,7 @@ struct alignas(64) TileConfiguration {
   }
 };
 
-// Tiles 0 to 3 are sums [token tile][band], 4 and 5 activations, 6 and 7 weights of `columns` columns.
+// Tiles 0 to 3 are products [token tile][band], 4 and 5 activations, 6 and 7 weights of `columns` columns.
 inline void configure_tiles(int tokens, int columns) {
   TileConfiguration tiles;
   const int low = smaller(tokens, kTileTokens);
@@ -42,96 +44,152 @@ inline void configure_tiles(int tokens, int columns) {
   _tile_loadconfig(&tiles);
 }
 
-// What a group of tokens keeps in L1 while it meets a panel.
-struct alignas(64) GroupMemory {
-  float sums[kGroupTokens][kPanelBands][16];
-  int32_t products[2][kPanelBands][kTileTokens][16];
-  int8_t codes[kGroupTokens][32];
+// Products of a unit: [token][row], by token tile and band.
+struct Products {
+  int32_t of[2][kPanelBands][kTileTokens][16];
 };
 
-// products[token tile][band] = codes of one half block times the panel's lines.
-template <bool kTwoTiles, bool kTwoBands>
-inline void multiply_tiles(const uint8_t* lines, int64_t between, const int8_t* codes, GroupMemory& memory) {
-  _tile_zero(0);
-  _tile_loadd(4, codes, 32);
-  _tile_loadd(6, lines, 64);
-  _tile_dpbsud(0, 4, 6);
-  if constexpr (kTwoBands) {
-    _tile_zero(1);
-    _tile_loadd(7, lines + between, 64);
-    _tile_dpbsud(1, 4, 7);
+// What a group of tokens keeps in L1 while it meets a panel. Where a token's products and sums lie depends,
+// modulo 4 KiB, on its tile: what is scaled never looks like what the tiles are just storing.
+struct alignas(4096) GroupMemory {
+  float sums[kGroupTokens][kPanelBands][16];
+  Products products[2][kUnits];
+  int8_t codes[2][kGroupTokens][32];
+};
+
+// A panel and the tokens it meets.
+struct Group {
+  const uint8_t* panel;
+  int64_t step, tiles;
+  const ActivationBlock* const* tokens;
+  int count;
+  int64_t stride;  // bytes between the records of neighbouring tokens; 0 where they lie anywhere
+  GroupMemory& memory;
+};
+
+// The products of token tile kTile in one unit: starts them, and stores them once they are there.
+template <class Shape, int kTile, bool kTwoBands>
+inline void multiply_unit(const Group& g, int64_t unit, Products& out) {
+  constexpr int lines = 8 / Shape::halves, columns = 32 / Shape::halves, first = kTile * kTileTokens;
+  const int64_t t = unit / Shape::halves, half = unit % Shape::halves;
+  const uint8_t* weights = g.panel + t * g.step + 64 * half * lines;
+  const int8_t* codes = g.tokens[first][t].codes;
+  int64_t stride = g.stride;
+  if (stride == 0) {
+    int8_t (&gathered)[kGroupTokens][32] = g.memory.codes[t % 2];
+    if (half == 0) {
+      const int last = smaller(g.count, first + kTileTokens);
+      for (int m = first; m < last; ++m) {
+        const __m256i* from = reinterpret_cast<const __m256i*>(g.tokens[m][t].codes);
+        _mm256_store_si256(reinterpret_cast<__m256i*>(gathered[m]), _mm256_load_si256(from));
+      }
+    }
+    codes = gathered[first];
+    stride = 32;
   }
-  if constexpr (kTwoTiles) {
+  codes += half * columns;
+  if constexpr (kTile == 0) {
+    _tile_loadd(6, weights, 64);
+    if constexpr (kTwoBands) _tile_loadd(7, weights + Shape::bytes, 64);
+    _tile_loadd(4, codes, stride);
+    _tile_zero(0);
+    _tile_dpbsud(0, 4, 6);
+    if constexpr (kTwoBands) {
+      _tile_zero(1);
+      _tile_dpbsud(1, 4, 7);
+    }
+    _tile_stored(0, out.of[0][0], 64);
+    if constexpr (kTwoBands) _tile_stored(1, out.of[0][1], 64);
+  } else {
+    _tile_loadd(5, codes, stride);
     _tile_zero(2);
-    _tile_loadd(5, codes + kTileTokens * 32, 32);
     _tile_dpbsud(2, 5, 6);
     if constexpr (kTwoBands) {
       _tile_zero(3);
       _tile_dpbsud(3, 5, 7);
     }
+    _tile_stored(2, out.of[1][0], 64);
+    if constexpr (kTwoBands) _tile_stored(3, out.of[1][1], 64);
   }
-  _tile_stored(0, memory.products[0][0], 64);
-  if constexpr (kTwoBands) _tile_stored(1, memory.products[0][1], 64);
-  if constexpr (kTwoTiles) {
-    _tile_stored(2, memory.products[1][0], 64);
-    if constexpr (kTwoBands) _tile_stored(3, memory.products[1][1], 64);
+}
+
+// Adds the products of units [unit, unit + units) to the sums of kTokens tokens from `first` on.
+template <class Shape, int kBands, int kTokens>
+inline void scale_tokens(const Group& g, int64_t unit, int units, const Products* products, int first) {
+  vf sum[kTokens][kBands];
+#pragma GCC unroll 8
+  for (int m = 0; m < kTokens; ++m) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kBands; ++v) sum[m][v] = vload(g.memory.sums[first + m][v]);
   }
+  for (int u = 0; u < units; ++u, ++unit) {
+    const int64_t t = unit / Shape::halves;
+    const int half = static_cast<int>(unit % Shape::halves);
+    vf scale[kBands], least[kBands];
+#pragma GCC unroll 2
+    for (int v = 0; v < kBands; ++v) {
+      const float* place =
+          reinterpret_cast<const float*>(g.panel + t * g.step + v * Shape::bytes) + 16 * half;
+      scale[v] = vload(place + Shape::scales / 4);
+      if constexpr (Shape::min) least[v] = vload(place + Shape::minima / 4);
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < kTokens; ++m) {
+      const ActivationBlock& x = g.tokens[first + m][t];
+      const vf x_scale = vset(x.scale);
+#pragma GCC unroll 2
+      for (int v = 0; v < kBands; ++v) {
+        vi total = _mm512_load_si512(products[u].of[first / kTileTokens][v][first % kTileTokens + m]);
+        if constexpr (Shape::shift >= 0)
+          total = vaddi(total, vshl<Shape::shift>(vseti(minus_of<Shape::halves>(x, half))));
+        sum[m][v] = vfma(vtofloat(total), scale[v] * x_scale, sum[m][v]);
+        if constexpr (Shape::min) sum[m][v] = vfma(least[v], vset(sum_of<Shape::halves>(x, half)), sum[m][v]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < kTokens; ++m) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kBands; ++v) vstore(g.memory.sums[first + m][v], sum[m][v]);
+  }
+}
+
+// The same for tokens [first, first + kScaledTokens), as far as there are so many.
+template <class Shape, int kBands>
+inline void scale_some(const Group& g, int64_t unit, int units, const Products* products, int first) {
+  if (first + kScaledTokens <= g.count)
+    return scale_tokens<Shape, kBands, kScaledTokens>(g, unit, units, products, first);
+  for (int m = first; m < g.count; ++m) scale_tokens<Shape, kBands, 1>(g, unit, units, products, m);
 }
 
 template <class Shape, bool kTwoTiles, bool kTwoBands>
-void group_tiles(const uint8_t* panel, int64_t step, int64_t tiles, const ActivationBlock* const* tokens,
-                 int count, const Sums& s, GroupMemory& memory) {
-  constexpr int bands = kTwoBands ? 2 : 1, columns = 32 / Shape::halves, lines = 8 / Shape::halves;
-  for (int m = 0; m < count; ++m) {
-    const float* from = s.add ? s.y + m * s.y_stride : s.bias;
-    for (int v = 0; v < bands; ++v)
-      vstore(memory.sums[m][v], from ? load_rows(from, s.row + v * kWidth, s.rows) : vzero());
+void multiply_group(const Group& g) {
+  constexpr int bands = kTwoBands ? 2 : 1;
+  const int64_t units = g.tiles * Shape::halves;
+  const auto multiply = [&](auto tile, int64_t unit, int buffer) {
+    if (unit < units)
+      multiply_unit<Shape, tile(), kTwoBands>(g, unit, g.memory.products[buffer][unit % kUnits]);
+  };
+  constexpr auto low = [] { return 0; };
+  constexpr auto high = [] { return 1; };
+  for (int64_t unit = 0; unit < kUnits; ++unit) {
+    multiply(low, unit, 0);
+    if constexpr (kTwoTiles) multiply(high, unit, 0);
   }
-  for (int64_t t = 0; t < tiles; ++t, panel += step) {
-    for (int m = 0; m < count; ++m) {
-      const __m256i* codes = reinterpret_cast<const __m256i*>(tokens[m][t].codes);
-      _mm256_store_si256(reinterpret_cast<__m256i*>(memory.codes[m]), _mm256_load_si256(codes));
-    }
-    for (int half = 0; half < Shape::halves; ++half) {
-      multiply_tiles<kTwoTiles, kTwoBands>(panel + 64 * half * lines, Shape::bytes,
-                                           memory.codes[0] + half * columns, memory);
-      vf scale[bands], least[bands];
-      for (int v = 0; v < bands; ++v) {
-        const float* place = reinterpret_cast<const float*>(panel + v * Shape::bytes) + 16 * half;
-        scale[v] = vload(place + Shape::scales / 4);
-        if constexpr (Shape::min) least[v] = vload(place + Shape::minima / 4);
+  int buffer = 0;
+  for (int64_t unit = 0; unit < units; unit += kUnits, buffer ^= 1) {
+    const int here = static_cast<int>(units - unit < kUnits ? units - unit : kUnits);
+    const Products* products = g.memory.products[buffer];
+    const auto scale = [&](int first) { scale_some<Shape, bands>(g, unit, here, products, first); };
+    for (int u = 0; u < kUnits; ++u) {
+      multiply(low, unit + kUnits + u, buffer ^ 1);
+      if constexpr (kTwoTiles) {
+        scale(kTileTokens + u * kScaledTokens);
+        multiply(high, unit + kUnits + u, buffer ^ 1);
       }
-      for (int m = 0; m < count; ++m) {
-        const ActivationBlock& x = tokens[m][t];
-        const vf x_scale = vset(x.scale);
-        for (int v = 0; v < bands; ++v) {
-          const int32_t* product = memory.products[m / kTileTokens][v][m % kTileTokens];
-          vi total = _mm512_load_si512(product);
-          if constexpr (Shape::shift >= 0)
-            total = vaddi(total, vshl<Shape::shift>(vseti(minus_of<Shape::halves>(x, half))));
-          vf sum = vfma(vtofloat(total), scale[v] * x_scale, vload(memory.sums[m][v]));
-          if constexpr (Shape::min) sum = vfma(least[v], vset(sum_of<Shape::halves>(x, half)), sum);
-          vstore(memory.sums[m][v], sum);
-        }
-      }
+      scale(u * kScaledTokens);
     }
   }
-  for (int m = 0; m < count; ++m) {
-    for (int v = 0; v < bands; ++v)
-      store_rows(s.y + m * s.y_stride, s.row + v * kWidth, s.rows, vload(memory.sums[m][v]));
-  }
-}
-
-template <class Shape>
-inline void panel_tiles(int count, int bands, const uint8_t* panel, int64_t step, int64_t tiles,
-                        const ActivationBlock* const* tokens, const Sums& s, GroupMemory& memory) {
-  const bool two = count > kTileTokens;
-  if (bands == 2) {
-    return two ? group_tiles<Shape, true, true>(panel, step, tiles, tokens, count, s, memory)
-               : group_tiles<Shape, false, true>(panel, step, tiles, tokens, count, s, memory);
-  }
-  return two ? group_tiles<Shape, true, false>(panel, step, tiles, tokens, count, s, memory)
-             : group_tiles<Shape, false, false>(panel, step, tiles, tokens, count, s, memory);
 }
 
 template <Format kFormat>
@@ -148,8 +206,22 @@ void panel_amx(const LinearCall& call, int64_t begin, int64_t end, int64_t first
           configured = count;
         }
         const ActivationBlock* x[kGroupTokens];
-        for (int m = 0; m < count; ++m) x[m] = record(call, token + m) + start;
-        panel_tiles<Shape>(count, bands, scratch, step, tiles, x, s, memory);
+        for (int m = 0; m < count; ++m) {
+          x[m] = record(call, token + m) + start;
+          const float* from = s.add ? s.y + m * s.y_stride : s.bias;
+          for (int v = 0; v < bands; ++v)
+            vstore(memory.sums[m][v], from ? load_rows(from, s.row + v * kWidth, s.rows) : vzero());
+        }
+        const Group group{scratch, step, tiles, x, count, call.order ? 0 : call.x_stride, memory};
+        if (count > kTileTokens) {
+          bands == 2 ? multiply_group<Shape, true, true>(group) : multiply_group<Shape, true, false>(group);
+        } else {
+          bands == 2 ? multiply_group<Shape, false, true>(group) : multiply_group<Shape, false, false>(group);
+        }
+        for (int m = 0; m < count; ++m) {
+          for (int v = 0; v < bands; ++v)
+            store_rows(s.y + m * s.y_stride, s.row + v * kWidth, s.rows, vload(memory.sums[m][v]));
+        }
       });
   _tile_release();
 }

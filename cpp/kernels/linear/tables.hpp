@@ -25,20 +25,30 @@ inline constexpr int kPanelBands = 2;
 inline constexpr int kPanelTiles = 16;
 // Bytes of a panel: for each tile its codes, and scale and minimum of each half tile.
 inline constexpr int64_t kPanelBytes = kPanelBands * kPanelTiles * (512 + 2 * 2 * 64);
-// The tokens that a panel should meet at once, so that their activations stay in L2.
-inline constexpr int64_t kPanelRun = 192;
+// Bytes of activations that should go through all of a weight's rows before the next ones: they stay in L2.
+inline constexpr int64_t kRunBytes = 512 << 10;
 
 struct IntegerKernels {
   // Writes the record of one token.
   void (*quantize)(const float* x, int64_t columns, uint8_t* record);
-  // Bands [begin, end) for a few tokens [first, last): decodes the weight for every group of them.
+  // Bands [begin, end) for tokens [first, last): decodes the weight for every group of a few of them.
   void (*direct[kFormats])(const LinearCall& call, int64_t begin, int64_t end, int64_t first, int64_t last);
   // Bands [begin, end) for tokens [first, last); `panel` is kPanelBytes of scratch, 64-byte aligned.
   void (*panel[kFormats])(const LinearCall& call, int64_t begin, int64_t end, int64_t first, int64_t last,
                           uint8_t* panel);
-  // Up to this many tokens the direct kernels are faster. On Zen 4 (VNNI) they are as fast as panels at about
-  // 48 tokens and twice as fast at 8.
+  // Up to this many tokens the direct kernels are faster.
   int direct_tokens;
+
+  // The one or the other.
+  void multiply(Format format, const LinearCall& call, int64_t begin, int64_t end, int64_t first,
+                int64_t last, uint8_t* scratch) const {
+    const int i = static_cast<int>(format);
+    if (last - first <= direct_tokens) {
+      direct[i](call, begin, end, first, last);
+    } else {
+      panel[i](call, begin, end, first, last, scratch);
+    }
+  }
 };
 
 struct FloatKernels {
@@ -57,6 +67,12 @@ extern const FloatKernels float_kernels_avx512;
 #ifdef KTC_AMX
 extern const IntegerKernels integer_kernels_amx;
 #endif
+
+// How many of `tokens` tokens, whose activations take `record` bytes each, go through a weight at once.
+inline int64_t run_tokens(int64_t tokens, int64_t record) {
+  const int64_t run = kRunBytes / record / 32 * 32;
+  return run >= tokens ? tokens : run < 32 ? 32 : run;
+}
 
 // The tables of the level in force.
 const IntegerKernels& integer_kernels();
