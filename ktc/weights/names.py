@@ -115,19 +115,24 @@ def source_of(parameter: str, architecture: str, layers: int) -> Source | None:
 def ways_of(parameter: str, shape: Sequence[int], architecture: str, layers: int) -> list[Source]:
     """Every way to make a parameter, best first; none when the architecture has no tensor for it.
 
-    Beside `source_of`'s, Mixtral's first files hold one tensor for each expert: blk.N.ffn_gate.E.weight.
+    Beside `source_of`'s: the converter can put gate and up of the experts in one tensor, blk.N.ffn_gate_up_exps, and
+    Mixtral's first files hold one tensor for each expert, blk.N.ffn_gate.E.
 
     Args: as `source_of`; shape: the parameter's, whose first size counts the experts.
     """
     first = source_of(parameter, architecture, layers)
-    if first is None:
-        return []
     match = _LAYER.fullmatch(parameter)
-    stems = _SINGLE_EXPERTS.get(match["rest"]) if match is not None and architecture == "llama" else None
-    if match is None or stems is None or len(shape) != 3:
-        return [first]
-    names = (f"blk.{match['layer']}.{stem}.{e}.weight" for e in range(shape[0]) for stem in stems)
-    return [first, Source(tuple((name,) for name in names))]
+    if first is None or match is None:
+        return [] if first is None else [first]
+    ways, rest = [first], match["rest"]
+    if rest in ("mlp.experts.gate_up_proj", "mlp.experts.gate_up_proj_bias"):
+        suffix = "bias" if rest.endswith("_bias") else "weight"
+        ways.append(Source(((f"blk.{match['layer']}.ffn_gate_up_exps.{suffix}",),), view=first.view))
+    if rest in _SINGLE_EXPERTS and architecture == "llama" and len(shape) == 3:
+        stems = _SINGLE_EXPERTS[rest]
+        names = (f"blk.{match['layer']}.{stem}.{e}.weight" for e in range(shape[0]) for stem in stems)
+        ways.append(Source(tuple((name,) for name in names)))
+    return ways
 
 
 _LATENT = re.compile(r"model\.layers\.(?P<layer>\d+)\.self_attn\.kv_b_proj\.weight")

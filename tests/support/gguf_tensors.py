@@ -74,7 +74,7 @@ class Naming:
         latent: "split": DeepSeek's kv_b as attn_k_b (transposed) and attn_v_b, since latent attention is absorbed
             (2025); "joined": attn_kv_b, as before.
         experts: "fused": one tensor for all experts (ffn_gate_exps); "single": one for each (blk.N.ffn_gate.E), as the
-            first Mixtral files have.
+            first Mixtral files have; "joined": gate and up in one tensor too (ffn_gate_up_exps), an option of newer converters.
         extra_layer: whether the layer that predicts further tokens follows the last one (GLM-4.5).
     """
 
@@ -146,7 +146,11 @@ def _experts(name: str, values: Floats, config: Any, naming: Naming) -> dict[str
         if config.model_type == "gpt_oss":
             parts = {"gate": values[:, ::2], "up": values[:, 1::2]}
     suffix = "bias" if bias else "weight"
-    if naming.experts == "fused":
+    if naming.experts == "joined" and len(parts) == 2:
+        return {
+            f"blk.{layer}.ffn_gate_up_exps.{suffix}": np.concatenate([parts["gate"], parts["up"]], axis=1)
+        }
+    if naming.experts != "single":
         return {f"blk.{layer}.{_EXPERTS[key]}_exps.{suffix}": part for key, part in parts.items()}
     return {
         f"blk.{layer}.{_EXPERTS[key]}.{expert}.{suffix}": matrix

@@ -134,6 +134,13 @@ def test_mixtral_with_a_tensor_for_each_expert(format: str, tmp_path: Path) -> N
         np.testing.assert_array_equal(source.read(one).data, fused.read(two).data)
 
 
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
+def test_gate_and_up_in_one_tensor(family: str, tmp_path: Path) -> None:
+    model = tiny_model(family)
+    path = write_gguf(model, tmp_path / "m.gguf", "f32", naming=Naming(experts="joined"))
+    assert "blk.0.ffn_gate_up_exps.weight" in assert_same_model(path, model).headers()
+
+
 def test_an_expert_that_is_missing_is_named(tmp_path: Path) -> None:
     model = tiny_model("mixtral")
     path = write_gguf(
