@@ -51,7 +51,7 @@ CASES = (
     Case("deepseek-v3", "deepseek-v3-gpu"),
     Case("deepseek-v3", "deepseek-v3-gpu", ("context=1024",), expanded=True),
     Case("deepseek-v2", "deepseek-v2-gpu", ("gpu_layers=4", "ram=128GiB")),
-    Case("deepseek-v2", "deepseek-v2-gpu", ("gpu_layers=0", "ram=136GiB", "context=2048"), expanded=True),
+    Case("deepseek-v2", "deepseek-v2-gpu", ("gpu_layers=0", "ram=136GiB", "context=1024"), expanded=True),
     Case("deepseek-v2-lite", "deepseek-v2-gpu"),
     Case("deepseek-v2-lite", "deepseek-v2-gpu", expanded=True),
     Case("mixtral-8x7b", "mixtral-gpu"),

@@ -1,8 +1,10 @@
 # DeepSeek-V3 and R1 (671 B, 61 layers) on the CPU alone: a machine with 512 GB of memory.
+# `-D experts_per_token=6` uses six of the eight experts that the model was trained to use: less to read, and other numbers.
 #   ktc plan --no-weights --model examples/configs/deepseek-v3 examples/deepseek-v3-cpu.kt
 model DeepseekV3ForCausalLM
 
 include "std/deepseek_v3.kt"
+include "std/experts_per_token.kt"
 
 param context: int = 32768 "tokens of KV cache to reserve"
 

@@ -55,7 +55,7 @@ PLANNED = (
     _planned("deepseek-v2-cpu", "deepseek-v2-lite", "q4_0 q8_0 f32"),
     _planned("deepseek-v2-cpu", "deepseek-v2", "q4_k q8_0 f32"),
     _planned("deepseek-v2-gpu", "deepseek-v2", "q4_k q8_0 f32", gpu_layers=1),
-    _planned("deepseek-v3-cpu", "deepseek-v3", "q4_k q6_k q8_0 f32"),
+    _planned("deepseek-v3-cpu", "deepseek-v3", "q4_k q6_k q8_0 f32", experts_per_token=6),
     _planned("deepseek-v3-gpu", "deepseek-v3", "q4_k q6_k q8_0 f32", gpu_layers=1),
     _planned("deepseek-v3-multi-gpu", "deepseek-v3", "q4_k q6_k q8_0 f32", devices=2),
     _planned("gpt-oss-cpu", "gpt-oss-120b", "mxfp4 q8_0 f32"),
