@@ -7,19 +7,23 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from ktc.grammar.diagnostics import KtError
 from ktc.grammar.format import format_text
 from ktc.grammar.loading import check
 from ktc.grammar.sites import Site
 from support.architectures import tiny_config
+from support.gguf_files import write_gguf
 from support.kt_placement import hardware_of
 from support.rule_files import FAMILIES, GPUS, NAMES, RuleText, operators, rule_file
+from support.tiny_models import tiny_model
 from transformers import PreTrainedConfig
 
 from ktc import api
 from ktc.capture import meta_model, module_sites
 from ktc.import_yaml import Conversion, convert
 from ktc.import_yaml.reading import read_rules
+from ktc.weights.config_only import read_config
 
 SMALL = 8  # layers where a program is compiled
 
@@ -65,8 +69,9 @@ def test_a_sound_file_becomes_a_short_program_that_says_the_same(name: str, gpus
 @pytest.mark.parametrize("gpus", GPUS)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_compiled_plan_has_the_placement_of_the_rules(name: str, gpus: int, tmp_path: Path) -> None:
-    found = converted(name, SMALL, rule_file(name, gpus, SMALL))
-    config_of(name, SMALL).save_pretrained(tmp_path)
+    layers = SMALL if gpus > 2 else 3
+    found = converted(name, layers, rule_file(name, gpus, layers))
+    config_of(name, layers).save_pretrained(tmp_path)
     context = api.compile(found.text, model=tmp_path, weights=False).compiled.context
     planned = {
         site: str(context.devices[context.place_of(site) or ""].torch_device) for site in wanted(found)
@@ -135,6 +140,19 @@ def test_layers_on_the_cpu_get_the_kernels_of_the_cpu(tmp_path: Path) -> None:
     }  # fmt: skip
     assert {k for site, k in used if site.startswith("model.layers.3.")} == {"cpu.linear"}
     assert {k for site, k in used if site.startswith("model.layers.0.")} == {"torch.linear"}
+
+
+def test_a_program_runs_on_the_weights_of_a_gguf_file(tmp_path: Path) -> None:
+    model = tiny_model("mixtral")
+    where = write_gguf(model, tmp_path / "m.gguf", "q8_0")
+    text = rule_file("mixtral", 1, 2).replace('"cuda"', '"cpu"')
+    for gpu, cpu in (("KLinearMarlin", "KLinearCPUInfer"), ("KLinearTorch", "KLinearCPUInfer")):
+        text = text.replace(gpu, cpu)
+    found = convert(read_rules(text.encode(), "rules.yaml"), read_config(where))
+    placed = api.compile(found.text, model=where).load()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    logits, eager = (m(ids).logits[0, -1].double() for m in (placed, model))
+    assert torch.nn.functional.cosine_similarity(logits, eager, dim=0) > 0.99  # eight bits a weight
 
 
 def test_long_prompts_on_another_device_become_a_phase(tmp_path: Path) -> None:
