@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,29 @@ FAMILIES = [
 LAYER = "model.layers.1."
 
 
+Written = tuple[PreTrainedModel, Path]
+
+
+def written(family: str, blocks: str, folder: Path) -> Written:
+    """A model in blocks, which some tests edit copies of."""
+    model = tiny_model(
+        family, num_hidden_layers=2, vocab_size=64, bos_token_id=1, eos_token_id=2, pad_token_id=0
+    )
+    return model, write_safetensors(model, folder / "m", blocks=blocks)
+
+
+@pytest.fixture(scope="module")
+def fp8(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """DeepSeek-V3 in FP8."""
+    return written("deepseek_v3", "fp8", tmp_path_factory.mktemp("fp8"))
+
+
+@pytest.fixture(scope="module")
+def mxfp4(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """GPT-OSS in MXFP4."""
+    return written("gpt_oss", "mxfp4", tmp_path_factory.mktemp("mxfp4"))
+
+
 def shapes(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
     return {name: tuple(p.shape) for name, p in model.state_dict().items()}
 
@@ -44,10 +68,10 @@ def assert_same(source: WeightSource, model: PreTrainedModel, expected: dict[str
     return binding
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_by_its_published_names(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_every_family_by_its_published_names(family: str, tmp_path: Path) -> None:
     model = tiny_model(family)
+    dtype = torch.float32 if family == "mixtral" else torch.bfloat16
     folder = write_safetensors(model, tmp_path / "m", dtype, shards=2)
     source = open_source(folder)
     binding = assert_same(source, model, published_state(model, dtype))
@@ -84,9 +108,9 @@ def test_block_scaled_fp8_stays_fp8(family: str, tmp_path: Path) -> None:
     assert rows % 128, "the last block of rows is not whole"
 
 
-def test_views_of_fp8(tmp_path: Path) -> None:
-    model = tiny_model("deepseek_v3")
-    source = open_source(write_safetensors(model, tmp_path / "m", blocks="fp8"))
+def test_views_of_fp8(fp8: Written) -> None:
+    model, folder = fp8
+    source = open_source(folder)
     recipe = source.bind(shapes(model), source.config()).recipes[LAYER + "self_attn.kv_b_proj.weight"]
     heads, nope = model.config.num_attention_heads, model.config.qk_nope_head_dim
     keys, rest = recipe.then(MlaKeys(heads, nope)), recipe.then(MlaValues(heads, nope))
@@ -123,9 +147,8 @@ def test_mxfp4_experts_stay_packed_under_the_graphs_views(tmp_path: Path) -> Non
     assert torch.equal(found, torch.cat([wanted[:, ::2], wanted[:, 1::2]], 1))
 
 
-def test_mxfp4_blocks_mean_what_transformers_says(tmp_path: Path) -> None:
-    model = tiny_model("gpt_oss")
-    folder = write_safetensors(model, tmp_path / "m", blocks="mxfp4")
+def test_mxfp4_blocks_mean_what_transformers_says(mxfp4: Written) -> None:
+    model, folder = mxfp4
     tensors, source = load_file(folder / "model.safetensors"), open_source(folder)
     binding = source.bind(shapes(model), source.config())
     for which in ("gate_up_proj", "down_proj"):
@@ -184,8 +207,9 @@ def test_the_layer_that_predicts_further_tokens_is_noted_and_not_used(family: st
     assert note.startswith(f"layer 2 ({len(binding.unused)} tensors)")
 
 
-def changed(folder: Path, edit: Any) -> WeightSource:
-    """The folder with tensors edited in place."""
+def changed(folder: Path, copy: Path, edit: Any) -> WeightSource:
+    """A copy of the folder with tensors edited."""
+    folder = shutil.copytree(folder, copy / "m")
     file = folder / "model.safetensors"
     tensors = load_file(file)
     edit(tensors)
@@ -233,10 +257,10 @@ BLOCKS = LAYER + "mlp.experts.down_proj_blocks"
     ],
 )
 def test_fp8_that_does_not_fit_names_the_tensor(
-    edit: Any, error: type[Exception], name: str, tmp_path: Path
+    edit: Any, error: type[Exception], name: str, fp8: Written, tmp_path: Path
 ) -> None:
-    model = tiny_model("deepseek_v3")
-    source = changed(write_safetensors(model, tmp_path / "m", blocks="fp8"), edit)
+    model, folder = fp8
+    source = changed(folder, tmp_path, edit)
     (found,) = source.bind(shapes(model), source.config()).errors()
     assert isinstance(found, error)
     assert name in str(found)
@@ -264,10 +288,10 @@ def test_fp8_that_does_not_fit_names_the_tensor(
     ids=["no scales", "shape of scales", "short blocks", "type of scales", "experts"],
 )
 def test_mxfp4_that_does_not_fit_names_the_tensor(
-    edit: Any, error: type[Exception], name: str, tmp_path: Path
+    edit: Any, error: type[Exception], name: str, mxfp4: Written, tmp_path: Path
 ) -> None:
-    model = tiny_model("gpt_oss")
-    source = changed(write_safetensors(model, tmp_path / "m", blocks="mxfp4"), edit)
+    model, folder = mxfp4
+    source = changed(folder, tmp_path, edit)
     (found,) = source.bind(shapes(model), source.config()).errors()
     assert isinstance(found, error) and name in str(found)
     assert found.file == tmp_path / "m" / "model.safetensors"
