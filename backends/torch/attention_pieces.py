@@ -10,7 +10,7 @@ import torch.fx as fx
 from ktc.backends.operands import arguments, insert
 from ktc.backends.registry import Kernel, Weight, register
 from ktc.backends.torch.library import DTYPES, HARDWARE, define
-from ktc.backends.torch.pieces import pieces, score_bytes
+from ktc.backends.torch.pieces import context_of, entry_bytes, pieces, score_bytes
 
 from ktc.dialect.attention import fake, reference
 
@@ -55,12 +55,8 @@ def lower(
 
 def workspace(node: fx.Node, weights: Mapping[str, Weight]) -> int | torch.SymInt:
     """Scores of a piece, and the keys and values of a whole sequence in the cache's dtype and as float32."""
-    bound = {name: value.meta["val"] for name, value in arguments(node).items() if isinstance(value, fx.Node)}
-    keys, values = bound["key_cache"], bound["value_cache"]
-    context = bound["block_tables"].shape[1] * keys.shape[2]
-    gathered = context * keys.shape[1] * (keys.shape[3] + values.shape[3])
-    nbytes: int | torch.SymInt = gathered * (2 * 4 + keys.element_size())
-    return nbytes + score_bytes(int(bound["q"].shape[1]), context)
+    heads = int(arguments(node)["q"].meta["val"].shape[1])
+    return entry_bytes(node) + score_bytes(heads, context_of(node))
 
 
 register(

@@ -16,7 +16,7 @@ from ktc.backends.registry import Kernel, Weight, register
 from ktc.backends.torch import blocks
 from ktc.backends.torch.dequantize import FORMATS_READ
 from ktc.backends.torch.library import DTYPES, HARDWARE, define
-from ktc.backends.torch.pieces import pieces, score_bytes
+from ktc.backends.torch.pieces import context_of, entry_bytes, pieces, score_bytes
 
 from ktc.dialect.mla_attention import reference
 
@@ -78,16 +78,13 @@ def lower(
 
 def workspace(node: fx.Node, weights: Mapping[str, Weight]) -> int | torch.SymInt:
     """Both weights as float32 and a slab of one, a sequence's latents likewise, the scores of a piece."""
-    bound = {name: value.meta["val"] for name, value in arguments(node).items() if isinstance(value, fx.Node)}
-    keys, rotated = bound["key_cache"], bound["value_cache"]
-    context = bound["block_tables"].shape[1] * keys.shape[2]
-    nbytes: int | torch.SymInt = context * (keys.shape[3] + rotated.shape[3]) * (2 * 4 + keys.element_size())
-    slab = 0
+    nbytes, slab = entry_bytes(node), 0
     for weight in weights.values():
         heads, rows, columns = weight.shape
         nbytes += 4 * heads * rows * columns
         slab = max(slab, blocks.slab_bytes(heads * rows, columns))
-    return nbytes + slab + score_bytes(int(bound["q_nope"].shape[1]), context)
+    query_heads = int(arguments(node)["q_nope"].meta["val"].shape[1])
+    return nbytes + slab + score_bytes(query_heads, context_of(node))
 
 
 def supports(node: fx.Node) -> str | None:

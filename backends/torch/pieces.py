@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.fx as fx
+from ktc.backends.operands import arguments
 
 SCORE_ELEMENTS = 1 << 23
 """Scores, over all heads, that are held at a time, or those of one token if they are more."""
@@ -49,6 +51,23 @@ def pieces(
                 block_tables[sequence : sequence + 1],
                 slots[first:last],
             )
+
+
+def entry_bytes(node: fx.Node) -> int | torch.SymInt:
+    """Bytes that a reference holds of one sequence's cache: its entries in the cache's dtype, and twice as float32."""
+    bound = arguments(node)
+    keys, values = bound["key_cache"].meta["val"], bound["value_cache"].meta["val"]
+    nbytes: int | torch.SymInt = context_of(node) * keys.shape[1] * (keys.shape[3] + values.shape[3])
+    return nbytes * (2 * 4 + int(keys.element_size()))
+
+
+def context_of(node: fx.Node) -> int | torch.SymInt:
+    """Most tokens that a sequence of the step has in the cache."""
+    bound = arguments(node)
+    tokens: int | torch.SymInt = (
+        bound["block_tables"].meta["val"].shape[1] * bound["key_cache"].meta["val"].shape[2]
+    )
+    return tokens
 
 
 def score_bytes(heads: int, context: int | torch.SymInt) -> int | torch.SymInt:

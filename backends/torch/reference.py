@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch.fx as fx
 from ktc.backends.operands import arguments
 from ktc.backends.registry import Kernel, Weight, register
 from ktc.backends.torch.library import DTYPES, HARDWARE
-from ktc.backends.torch.pieces import SCORE_COPIES
+from ktc.backends.torch.pieces import SCORE_COPIES, context_of, entry_bytes
 
 from ktc.dialect import ops
 from ktc.weights.formats import FORMATS
@@ -38,12 +39,19 @@ def converted(node: fx.Node, weights: Mapping[str, Weight]) -> int:
 
 
 def scores(node: fx.Node, weights: Mapping[str, Weight]) -> int | torch.SymInt:
-    """Bytes of the scores of every new token against a whole context."""
+    """Bytes of every new token's scores against a whole context, of that context, and of weights as float32.
+
+    Beside them, each new token's queries and results as float32, in every head.
+    """
     bound = arguments(node)
-    query = bound["q" if "q" in bound else "q_nope"].meta["val"]
-    context = bound["block_tables"].meta["val"].shape[1] * bound["key_cache"].meta["val"].shape[2]
-    nbytes: int | torch.SymInt = 4 * SCORE_COPIES * query.shape[1] * query.shape[2] * context
-    return nbytes
+    query, entry = (
+        bound["q" if "q" in bound else "q_nope"].meta["val"],
+        bound["key_cache"].meta["val"].shape[3],
+    )
+    tokens: int | torch.SymInt = query.shape[1] * query.shape[2]
+    dense = sum(4 * math.prod(weight.shape) for weight in weights.values())
+    nbytes: int | torch.SymInt = 4 * tokens * (SCORE_COPIES * context_of(node) + 3 * entry)
+    return nbytes + entry_bytes(node) + dense
 
 
 _WORKSPACE: Mapping[str, Callable[[fx.Node, Mapping[str, Weight]], int | torch.SymInt]] = {

@@ -1,4 +1,4 @@
-"""Whole models on the kernels that read a file's blocks: the numbers of eager on what the blocks mean, nothing rounded."""
+"""Whole models on the kernels that read a file's blocks: the numbers of eager on what the blocks mean, exactly."""
 
 from __future__ import annotations
 
