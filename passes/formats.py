@@ -19,7 +19,7 @@ def source_format(parameter: str, context: Context) -> str:
         return context.weights[parameter].source_format
     recipe = None if context.binding is None else context.binding.recipes.get(parameter)
     if recipe is not None:
-        return recipe.format
+        return recipe.stored_format
     site = context.sites.get(context.owner(parameter))
     declared = getattr(context.config, "dtype", None) or getattr(context.config, "torch_dtype", None)
     name = (

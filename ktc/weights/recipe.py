@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ktc.errors import ShapeMismatchError, UnsupportedFormatError
 from ktc.weights import formats
-from ktc.weights.joins import Join, MlaHalves, viewed
+from ktc.weights.joins import Fp8Blocks, Join, MlaHalves, Mxfp4Blocks, viewed
 from ktc.weights.tensor import RawTensor, TensorHeader
 from ktc.weights.views import (
     AnyView,
@@ -166,6 +166,17 @@ class Recipe:
     def file(self) -> Path | None:
         """The file of its first tensor."""
         return next((header.file for header in self.headers), None)
+
+    @property
+    def stored_format(self) -> str:
+        """The format that its parts lie in where a view gives float32 of them; `format` when they differ.
+
+        For estimates: GPT-OSS's experts are float32 only as long as no graph takes them by rows again.
+        """
+        if self.how is None or isinstance(self.how, Fp8Blocks | Mxfp4Blocks):
+            return self.format
+        found = {part.stored_format if isinstance(part, Recipe) else part.format for part in self.parts}
+        return found.pop() if len(found) == 1 else self.format
 
     @property
     def headers(self) -> Iterator[TensorHeader]:

@@ -71,6 +71,7 @@ def test_split_latent_weights_stay_packed_under_views(
     heads, nope = model.config.num_attention_heads, model.config.qk_nope_head_dim
     keys, rest = recipe.then(MlaKeys(heads, nope)), recipe.then(MlaValues(heads, nope))
     assert (keys.format, rest.format) == held and recipe.format == "f32"
+    assert recipe.stored_format == (held[0] if held[0] == held[1] else "f32")
     assert [h.name for h in keys.headers] == ["blk.1.attn_k_b.weight"]
     whole = values(source, recipe).reshape(heads, -1, recipe.shape[1])
     np.testing.assert_array_equal(values(source, keys), whole[:, :nope].swapaxes(1, 2))
@@ -185,7 +186,7 @@ def test_gpt_oss_experts_stay_packed_under_views(format: str, tmp_path: Path) ->
     for which, view in (("gate_up_proj", ExpertRows(True)), ("down_proj", ExpertRows(False))):
         held = binding.recipes[f"{LAYER}mlp.experts.{which}"]
         rows = held.then(view)
-        assert (held.format, rows.format) == ("f32", format)
+        assert (held.format, held.stored_format, rows.format) == ("f32", format, format)
         wanted = values(source, held).swapaxes(1, 2)
         if view.interleaved:
             wanted = np.concatenate([wanted[:, ::2], wanted[:, 1::2]], 1)

@@ -102,7 +102,7 @@ def test_block_scaled_fp8_stays_fp8(family: str, tmp_path: Path) -> None:
     assert not binding.unused
     formats = {name: recipe.format for name, recipe in binding.recipes.items()}
     for name in ("self_attn.kv_a_proj_with_mqa.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"):
-        assert formats[LAYER + name] == "fp8"
+        assert formats[LAYER + name] == binding.recipes[LAYER + name].stored_format == "fp8"
     assert formats[LAYER + "mlp.gate.weight"] == "bf16" and formats["lm_head.weight"] == "bf16"
     rows = model.state_dict()[LAYER + "self_attn.kv_a_proj_with_mqa.weight"].shape[0]
     assert rows % 128, "the last block of rows is not whole"
@@ -134,6 +134,7 @@ def test_mxfp4_experts_stay_packed_under_the_graphs_views(tmp_path: Path) -> Non
         name = f"{LAYER}mlp.experts.{which}"
         recipe = binding.recipes[name].then(view)
         assert (binding.recipes[name].format, recipe.format) == ("f32", "mxfp4")
+        assert binding.recipes[name].stored_format == "mxfp4"
         raw = source.read(recipe)
         wanted = expected[name].transpose(1, 2)
         if view.interleaved:
