@@ -274,7 +274,7 @@ class _Reader:
     def _value(self, node: yaml.Node) -> Any:
         try:
             return self._values.construct_object(node, deep=True)
-        except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
+        except (yaml.YAMLError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
             problem = getattr(error, "problem", None) or error
             self._stop(f"the value cannot be read: {problem}", _span(node, self._source))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from ktc.grammar.diagnostics import KtError
 from ktc.grammar.format import format_text
 from ktc.grammar.loading import check
@@ -224,5 +225,37 @@ def test_whatever_the_rules_say_the_program_says_it_too(seed: int) -> None:
         return
     assert check(found.text, text=True).errors == () and format_text(found.text) == found.text
     said = hardware_of(found.text, sites_of(name, 6))
+    holding = {n: d for n, d in wanted(found).items() if not n.endswith("self_attn")}
+    assert {site: said[site] for site in holding} == holding
+
+
+ODD = [
+    None, True, 7, 1.5, float("nan"), "", "cpu", "cuda:1", "cuda:99999", [], {}, [1], {"a": []}, {3: "cuda:1"},
+    {3: None}, "KLinearMarlin", "KExpertsTorch", "None", "default", "torch.nn.Linear", "torch.nn.", "ktransformers.operators.",
+    "a" * 5000, "\u202e", b"x", 2**70, "layers", "^$", ".*",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_values_of_any_kind_give_a_program_or_an_error(seed: int) -> None:
+    """A sound file with some of its values replaced by what does not belong there."""
+    chance = random.Random(seed)
+    name, model = chance.choice(NAMES), chance.choice(["deepseek_v3", "mixtral", "llama"])
+    rules = yaml.safe_load(rule_file(name, 2, 3))
+    for _ in range(chance.randint(1, 6)):
+        rule = chance.choice(rules)
+        place = chance.choice(
+            [rule, rule.get("match"), rule.get("replace"), (rule.get("replace") or {}).get("kwargs")]
+        )
+        if isinstance(place, dict) and place:
+            place[chance.choice([*place, "recursive", "class", "backend"])] = chance.choice(ODD)
+            if not isinstance(rule.get("match"), dict) or not isinstance(rule.get("replace"), dict):
+                rules.remove(rule)
+    try:
+        found = converted(model, 3, yaml.safe_dump(rules, allow_unicode=True))
+    except KtError as error:
+        assert {d.code[:3] for d in error.diagnostics} == {"KT7"}
+        return
+    said = hardware_of(found.text, sites_of(model, 3))
     holding = {n: d for n, d in wanted(found).items() if not n.endswith("self_attn")}
     assert {site: said[site] for site in holding} == holding

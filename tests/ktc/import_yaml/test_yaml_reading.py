@@ -82,6 +82,7 @@ def test_anchors_and_merge_keys_are_read_as_yaml_means_them() -> None:
         ("- match: {name: a}\n  replace:\n", "`replace` is empty", 2, 11),
         ("- match: {name: a}\n  replace: {kwargs: 3}\n", "`kwargs` is a number", 2, 21),
         ("- match: {name: !!python/object/apply:os.system [ls]}\n  replace: {}\n", "the value cannot be read", 1, 17),
+        ('- match: {name: !!int ""}\n  replace: {}\n', "the value cannot be read", 1, 17),
         ("- match: {name: a}\n  replace: {kwargs: {a: 2024-99-99}}\n", "the value cannot be read", 2, 25),
     ],
 )  # fmt: skip
