@@ -52,3 +52,13 @@ def test_forms_of_the_file(library: str, form: str, format: str, tmp_path: Path)
         assert errors.max() < 1e-5
     else:
         assert (errors < 1e-5).float().mean() > 0.1 and (errors < 0.03).float().mean() >= 0.95, errors
+
+
+def test_absorbed_products_round_as_linears_do(tmp_path: Path) -> None:
+    """With int8 activations in `w_key` and `w_value` too, the error stays what it is with them in the linears only."""
+    medians = []
+    for form in ("absorbed", "expanded"):
+        rule = f'rule form {{ match @attention kernel cpu.mla_attention(form = "{form}") }}'
+        case = Case("deepseek_v3", tmp_path, "q8_0", rule, gguf={"naming": Naming(latent="split")})
+        medians.append(float(case.errors(*sequence()).median()))
+    assert medians[0] < 1.5 * medians[1] < 0.1

@@ -195,7 +195,7 @@ void run_batch(const LatentAttention& a, const Batch& batch) {
 }  // namespace
 
 int64_t product_bytes(int64_t tokens, int64_t columns) {
-  return tokens * activation_record(columns);
+  return tokens * activation_record(columns) + kPanelBytes;
 }
 
 void head_product(const HeadWeights& weight, int64_t head, int64_t rows, int64_t columns, const float* x,
@@ -220,8 +220,10 @@ void head_product(const HeadWeights& weight, int64_t head, int64_t rows, int64_t
   call.x_stride = activation_record(columns);
   for (int64_t i = 0; i < tokens; ++i)
     kernels.quantize(x + i * x_token, columns, records + i * call.x_stride);
-  for (int64_t first = 0; first < tokens; first += kernels.direct_tokens) {
-    kernels.direct[format](call, begin, end, first, std::min<int64_t>(first + kernels.direct_tokens, tokens));
+  if (tokens <= kernels.direct_tokens) return kernels.direct[format](call, begin, end, 0, tokens);
+  uint8_t* panel = records + tokens * call.x_stride;
+  for (int64_t band = begin; band < end; band += kPanelBands) {
+    kernels.panel[format](call, band, std::min<int64_t>(band + kPanelBands, end), 0, tokens, panel);
   }
 }
 
