@@ -24,7 +24,8 @@ def resolve(rules: Rules, *, planning: bool) -> dict[str, DeviceSpec]:
         planning: nothing will run here, so hardware that is absent is taken as declared.
 
     Raises:
-        KtError: KT302 for hardware that is not here, or that no backend serves.
+        KtError: KT302 for hardware that is not here, or that no backend serves. A member of a group may be absent as
+            long as nothing is placed on it, which the pass `check` sees to.
     """
     found: dict[str, DeviceSpec] = {}
     problems: list[Diagnostic] = []
@@ -52,21 +53,23 @@ def _resolve(
         message = f"ktc has no kernels for {declared.hardware} devices"
         problems.append(Diagnostic("KT302", message, label, (note,), (Fix(f"write `{near[0]}`"),)))
         return None
-    number = (declared.first or 0) + index
+    number, absent = (declared.first or 0) + index, False
     if declared.hardware == "cpu":
         memory = declared.memory if declared.memory is not None else host_memory()
         device = torch.device("cpu")
     else:
         device = torch.device(declared.hardware, number)
         present = torch.cuda.is_available() and number < torch.cuda.device_count()
-        if not present and not planning:
+        if not present and not planning and declared.last is None:
             note = "`ktc plan --no-weights` plans for hardware that is elsewhere"
             problems.append(Diagnostic("KT302", f"there is no cuda:{number} on this machine", label, (note,)))
             return None
-        memory = declared.memory
+        memory, absent = declared.memory, not present and not planning
         if memory is None and present:
             memory = int(torch.cuda.get_device_properties(number).total_memory)
-    return DeviceSpec(ref, device, memory, declared.reserve, declared.memory is not None, declared.threads)
+    return DeviceSpec(
+        ref, device, memory, declared.reserve, declared.memory is not None, declared.threads, absent
+    )
 
 
 def host_memory() -> int | None:

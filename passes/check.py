@@ -34,7 +34,7 @@ class Check:
 
     def __call__(self, gm: fx.GraphModule, context: Context) -> fx.GraphModule:
         """See `Pass`."""
-        problems = [*_counts(context), *_shadowed(gm, context), *_values(context)]
+        problems = [*_counts(context), *_shadowed(gm, context), *_values(context), *_absent(context)]
         if not any(problem.code in ("KT302", "KT303") for problem in problems):
             problems += _unplaced(context)
         problems += _weights(context)
@@ -119,6 +119,24 @@ def _values(context: Context) -> Iterator[Diagnostic]:
             if problem is not None:
                 seen.add((write.kind, write.span))
                 yield problem
+
+
+def _absent(context: Context) -> Iterator[Diagnostic]:
+    """KT302, one for each device of a group that is not on this machine and that something is placed on."""
+    found: dict[str, Write] = {}
+    for writes in context.attributes.values():
+        for write in writes.values():
+            if write.kind == "place" and isinstance(write.value, DeviceRef):
+                found.setdefault(str(write.value), write)
+    for name, write in sorted(found.items()):
+        device = context.devices.get(name)
+        if device is not None and device.absent:
+            message = f"`{name}` is used, and there is no {device.torch_device} on this machine"
+            notes = (
+                f"`{write.site}` is placed there",
+                "`ktc plan --no-weights` plans for hardware that is elsewhere",
+            )
+            yield Diagnostic("KT302", message, (Label(write.span),), notes)
 
 
 def _value_problem(write: Write, context: Context) -> Diagnostic | None:

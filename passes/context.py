@@ -58,6 +58,8 @@ class DeviceSpec:
         memory: budget in bytes, or None when the hardware reports none (an absent device, planned only).
         reserve: bytes of it that stay free.
         declared: whether the file gave the budget.
+        threads: most threads that its kernels use; None for all.
+        absent: whether it is not on this machine, so that nothing may be placed on it.
     """
 
     ref: DeviceRef
@@ -66,6 +68,7 @@ class DeviceSpec:
     reserve: int = 0
     declared: bool = False
     threads: int | None = None
+    absent: bool = False
 
     @property
     def hardware(self) -> str:
@@ -204,7 +207,7 @@ def fail(*diagnostics: Diagnostic) -> KtError:
 def no_value(error: EvaluationError, *notes: str) -> Diagnostic:
     """The diagnostic for an expression that has no value where it is needed."""
     return Diagnostic(
-        "KT109", str(error), (Label(error.span),), (*notes, *((error.hint,) if error.hint else ()))
+        "KT109", error.message, (Label(error.span),), (*notes, *((error.hint,) if error.hint else ()))
     )
 
 

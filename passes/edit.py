@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.fx as fx
@@ -35,9 +36,35 @@ def call(
 ) -> fx.Node:
     """Inserts a call at the graph's insertion point and computes its example value on fake tensors."""
     node = graph.call_function(target, args, dict(kwargs or {}))
-    with torch.no_grad(), fake_mode(graph):
-        node.meta["val"] = target(*value_of(args), **value_of(dict(kwargs or {})))
+    mode = fake_mode(graph)
+    values, options = value_of(args), value_of(dict(kwargs or {}))
+    # Layers are alike: what one call made of operands of some types, it makes of them in every layer.
+    known = _KNOWN.setdefault(mode, {})
+    key = (target, _type_key(values), _type_key(options))
+    if key not in known:
+        with torch.no_grad(), mode:
+            known[key] = target(*values, **options)
+    node.meta["val"] = known[key]
     return node
+
+
+_KNOWN: WeakKeyDictionary[FakeTensorMode, dict[Hashable, Any]] = WeakKeyDictionary()
+
+
+def _type_key(value: Any) -> Hashable:
+    """What the result of an op on fake tensors depends on: sizes, strides, dtype and device, and plain arguments."""
+    if isinstance(value, torch.Tensor):
+        sizes = (*value.shape, *value.stride(), value.storage_offset())
+        return (value.dtype, str(value.device), *map(_number, sizes))
+    if isinstance(value, (tuple, list)):
+        return (type(value).__name__, *map(_type_key, value))
+    if isinstance(value, dict):
+        return tuple((name, _type_key(item)) for name, item in value.items())
+    return (type(value).__name__, _number(value))
+
+
+def _number(value: Any) -> Hashable:
+    return value.node.expr if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)) else value
 
 
 def element(graph: fx.Graph, node: fx.Node, index: int) -> fx.Node:
@@ -115,10 +142,8 @@ def refresh(graph: fx.Graph, changed: Iterable[fx.Node]) -> None:
 
 
 def clean(gm: fx.GraphModule) -> None:
-    """Removes dead nodes (those that mutate stay), checks the graph and regenerates its code."""
+    """Removes dead nodes; those that mutate stay. Code is generated from the last graph only, where it is run."""
     gm.graph.eliminate_dead_code(keep)
-    gm.graph.lint()
-    gm.recompile()
 
 
 def declare(gm: fx.GraphModule, target: str, value: object) -> None:

@@ -33,13 +33,17 @@ def emit(context: Context) -> Placement:
     loaded = {weight.name for weight in weights} | {n for cache in caches for n in (cache.key, cache.value)}
     threads = [device.threads for device in context.devices.values() if device.hardware == "cpu"]
     buffers, homes = _buffers(context, loaded)
+    used = {context.io_device, *homes.values(), *(w.device for w in weights), *(c.device for c in caches)}
+    used |= {
+        str(node.meta["device"]) for graph in graphs.values() for node in graph.nodes if "device" in node.meta
+    }
     return Placement(
         kind=context.captured.kind,
         graphs=graphs,
         phases=tuple(
             _phase(context.rules.phases[name], context) for name in graphs if name in context.rules.phases
         ),
-        devices={name: str(device.torch_device) for name, device in context.devices.items()},
+        devices={name: str(device.torch_device) for name, device in context.devices.items() if name in used},
         io_device=context.io_device,
         weights=weights,
         caches=caches,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch.fx as fx
 from ktc.passes.fold import leaves
 from ktc.passes.ops import arguments, op_name
@@ -30,7 +33,7 @@ def shares(graph: fx.Graph) -> dict[str, float]:
     return found
 
 
-def _share(op: str, weight: fx.Node, bound: dict[str, fx.Node]) -> float:
+def _share(op: str, weight: fx.Node, bound: Mapping[str, Any]) -> float:
     rows = int(weight.meta["val"].shape[0])
     if op == "kt.experts":
         return int(bound["indices"].meta["val"].shape[-1]) / rows

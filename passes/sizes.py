@@ -19,6 +19,7 @@ class Sizes:
 
     def __init__(self, gm: fx.GraphModule, dims: Mapping[str, Mapping[int, int]]) -> None:
         self._values: dict[Any, int] = {}
+        self._known: dict[Any, int] = {}
         for node in gm.graph.nodes:
             if node.op != "placeholder" or not isinstance(node.meta.get("val"), torch.Tensor):
                 continue
@@ -33,8 +34,11 @@ class Sizes:
         """One dimension as a number; a symbol without a number counts as its example."""
         if isinstance(dim, int):
             return dim
-        expr = dim.node.expr.subs(self._values)
-        return int(expr) if expr.is_number else int(dim.node.hint)
+        expr = dim.node.expr
+        if expr not in self._known:
+            number = expr.subs(self._values)
+            self._known[expr] = int(number) if number.is_number else int(dim.node.hint)
+        return self._known[expr]
 
     def shape(self, value: torch.Tensor) -> tuple[int, ...]:
         """A tensor's shape in numbers."""

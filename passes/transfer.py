@@ -49,8 +49,6 @@ class Transfer:
                 node.replace_input_with(source, copy)
             if context.devices[here].hardware != "cpu" and "device" in node.kwargs:
                 node.kwargs = {**node.kwargs, "device": context.devices[here].torch_device}
-        gm.graph.lint()
-        gm.recompile()
         context.events.emit(self.name, "stat", transfers=count)
         return gm
 

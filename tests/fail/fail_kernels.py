@@ -1,4 +1,4 @@
-"""A plugin for the cases: kernels of kt.linear that fit no CPU model here, each for one reason."""
+"""A plugin for the cases: kernels that fit no CPU model here, each for one reason."""
 
 from __future__ import annotations
 
@@ -35,3 +35,4 @@ register(kernel("fail.q4_k_linear", formats=frozenset({"q4_k"})))
 register(kernel("fail.amx_linear", isa="amx"))
 register(kernel("fail.bf16_linear", dtypes=frozenset({"bfloat16"})))
 register(kernel("fail.decode_linear", phases=frozenset({"decode"})))
+register(kernel("fail.f32_latents", op="kt.mla_attention", cache_dtypes=frozenset({"float32"})))

@@ -11,7 +11,8 @@ from pathlib import Path
 from ktc.grammar import Diagnostic, check
 from ktc.grammar.diagnostics import KtError
 from ktc.passes.fit import machine_isa
-from support.gguf_files import write_gguf, write_safetensors_folder
+from support.gguf_files import write_gguf
+from support.safetensors_files import write_safetensors
 from support.tiny_models import tiny_model
 
 from ktc import api
@@ -20,11 +21,15 @@ MODELS = (
     "tiny-llama",
     "tiny-llama-gguf",
     "tiny-llama-q8",
+    "tiny-deepseek",
+    "tiny-qwen-moe",
     "missing-tensor",
     "wrong-shape",
     "unknown-type",
     "odd-rows",
 )
+_FOLDERS = {"tiny-llama": "llama", "tiny-deepseek": "deepseek_v3", "tiny-qwen-moe": "qwen3_moe"}
+"""Folders of safetensors, by the architecture of the model."""
 
 
 @functools.cache
@@ -38,12 +43,13 @@ def model_path(name: str) -> Path:
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}; there are {', '.join(MODELS)}")
     folder = _folder() / name
-    if name == "tiny-llama":
-        write_safetensors_folder(tiny_model("llama"), folder)
-        return folder
+    for kind, architecture in _FOLDERS.items():
+        if name == kind:
+            write_safetensors(tiny_model(architecture), folder)
+            return folder
     path = folder.with_suffix(".gguf")
     if name == "odd-rows":
-        write_safetensors_folder(tiny_model("llama", intermediate_size=336), folder)
+        write_safetensors(tiny_model("llama", intermediate_size=336), folder)
         return folder
     write_gguf(tiny_model("llama"), path, format="q8_0" if name == "tiny-llama-q8" else "f32")
     if name in ("tiny-llama-gguf", "tiny-llama-q8"):

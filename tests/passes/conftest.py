@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from ktc.grammar.loading import load
+from support.compiling import HOST
 from support.tiny_models import tiny_model
 from transformers import PreTrainedModel
 
@@ -17,24 +17,7 @@ import ktc
 from ktc.compiler import Compiled, Options, compile_language_model
 from ktc.weights.state_dict import StateDictSource
 
-HOST = "device host = cpu (memory = 1GiB)\nrule everything { match ** place host }\n"
-
 Compile = Callable[..., Compiled]
-
-
-@functools.cache
-def tiny(name: str) -> PreTrainedModel:
-    """The tiny model of an architecture; made once, and left as it is."""
-    return tiny_model(name)
-
-
-def compile_for(
-    model: PreTrainedModel, text: str, params: Mapping[str, Any] | None = None, weights: bool = True
-) -> Compiled:
-    """Compiles a program for a model, with HOST in front of it; without `weights`, to plan only."""
-    source = StateDictSource(model.state_dict(), model.config) if weights else None
-    rules = load(HOST + text + "\n", text=True, params=params)
-    return compile_language_model(rules, model.config, source, Options(planning=not weights))
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import compile_for, tiny
 from ktc.passes.caches import Caches, retyped
 from ktc.passes.edit import call
 from ktc.passes.ops import op_name
 from ktc.passes.verify import InvalidGraph
+from support.compiling import compile_for, tiny
 
 from ktc.capture import capture_language_model, meta_model
 

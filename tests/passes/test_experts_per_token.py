@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import HOST, compile_for, tiny
 from ktc.grammar.diagnostics import KtError
+from support.compiling import HOST, compile_for, tiny
 from support.tiny_models import tiny_model
 
 import ktc

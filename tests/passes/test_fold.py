@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import compile_for, tiny
 from ktc.grammar.diagnostics import KtError
 from ktc.passes.emit import emit
 from ktc.passes.ops import op_name
+from support.compiling import compile_for, tiny
 
 from ktc.runtime.assembly import Assembly
 from ktc.runtime.graph_engine import stored_weights

@@ -6,11 +6,13 @@ import pytest
 import torch
 from ktc.backends.registry import Kernel
 from ktc.grammar.diagnostics import KtError
+from ktc.grammar.loading import load
 from ktc.passes.fit import misfit
 from ktc.passes.ops import op_name
 from ktc.passes.schedule import segments
 
 import ktc
+from ktc.compiler import Options, compile_language_model
 
 TWO = """
 device host = cpu (memory = 1GiB)
@@ -174,3 +176,56 @@ def test_threads_of_a_device_limit_its_kernels(llama, monkeypatch):
     with torch.no_grad():
         placed(torch.arange(3, 9)[None])
     assert seen == [1] and _cpu.threads() == before
+
+
+def test_members_of_a_group_that_hold_nothing_may_be_absent(llama):
+    """One program for any number of GPUs: only those that something is placed on must be there."""
+    rules = """
+    param devices: int = 0
+    device host = cpu
+    device gpus = cuda:60..67 (memory = 24GiB)
+    rule everything { match ** place host }
+    rule layers {
+      match model.layers[*]
+      where devices > 0
+      place gpus[layer * devices // layers]
+      expect any
+    }
+    assert peak(gpus) <= memory(gpus)
+    """
+    placed = ktc.rewrite(llama, rules)
+    assert placed.engine.placement.devices == {"host": "cpu"}
+    with torch.no_grad():
+        assert placed(torch.arange(3, 9)[None]).logits.isfinite().all()
+    with pytest.raises(KtError) as caught:
+        ktc.rewrite(llama, rules, params={"devices": 2})
+    found = caught.value.diagnostics
+    assert [d.code for d in found] == ["KT302", "KT302"] and "there is no cuda:60" in found[0].message
+
+
+def test_one_activation_an_edge_and_one_copy_of_the_step_a_device(llama):
+    """A pipeline over three devices: the residual stream crosses each edge once, everything else once a device."""
+    rules = """
+    device host = cpu (memory = 1GiB)
+    device gpus = cuda:0..1 (memory = 24GiB)
+    rule everything { match ** place gpus[1] }
+    rule layers { match model.layers[*] place gpus[layer] }
+    rule front { match model.embed_tokens or model.rotary_emb place host }
+    include "std/fusions.kt"
+    """
+    done = compile_language_model(load(rules + "\n", text=True), llama.config, None, Options(planning=True))
+    copies = [
+        (e.data["value"], e.data["source"], e.data["device"])
+        for e in done.context.events
+        if e.kind == "transfer"
+    ]
+    assert len(copies) == len(set(copies))
+    step = {"seq_starts", "context_lens", "block_tables", "slots"}
+    activations = [row for row in copies if row[0] not in step and not row[0].startswith("rotary")]
+    assert [row[1:] for row in activations if row[1] != "host"] == [
+        ("gpus[0]", "gpus[1]"),
+        ("gpus[1]", "host"),
+    ]
+    assert {row[0] for row in copies} >= step
+    for name in (*step, "rotary_emb_cos"):
+        assert sorted(row[2] for row in copies if row[0] == name) == ["gpus[0]", "gpus[1]"]
