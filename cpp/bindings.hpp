@@ -9,4 +9,5 @@ void bind_arena(nanobind::module_& m);    // runtime/: huge-page arenas
 void bind_pool(nanobind::module_& m);     // runtime/: the thread pool
 void bind_limits(nanobind::module_& m);   // limits/: the machine's measured limits
 void bind_kernels(nanobind::module_& m);  // kernels/: linear, norms, rope, attention, ...
+void bind_program(nanobind::module_& m);  // program/: native programs
 }  // namespace ktc

@@ -12,4 +12,5 @@ NB_MODULE(_cpu, m) {
   ktc::bind_pool(m);
   ktc::bind_limits(m);
   ktc::bind_kernels(m);
+  ktc::bind_program(m);
 }

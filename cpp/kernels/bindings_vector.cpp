@@ -5,6 +5,7 @@
 #include "kernels/address.hpp"
 #include "kernels/attention/attention.hpp"
 #include "kernels/bindings_parts.hpp"
+#include "kernels/rotary.hpp"
 #include "kernels/vector/vector.hpp"
 
 namespace nb = nanobind;
@@ -72,6 +73,17 @@ void bind_vector(nb::module_& m) {
       nb::arg("rows"), nb::arg("n"), nb::arg("y"), Release(),
       "y[rows, n] = f(a, b): 0 add, 1 mul, 2 silu, 3 gelu, 4 gelu by tanh, 5 silu(a) b, 6 gelu(a) b, 7 gelu "
       "by tanh.");
+  m.def(
+      "rotary",
+      [](uint64_t positions, int64_t tokens, uint64_t frequencies, int64_t half, float scaling, uint64_t cos,
+         uint64_t sin) {
+        check_sizes(tokens, half);
+        rotary(pointer<const int64_t>(positions), tokens, pointer<const float>(frequencies), half, scaling,
+               pointer<float>(cos), pointer<float>(sin));
+      },
+      nb::arg("positions"), nb::arg("tokens"), nb::arg("frequencies"), nb::arg("half"), nb::arg("scaling"),
+      nb::arg("cos"), nb::arg("sin"), Release(),
+      "cos and sin [tokens, 2 half] of int64 positions times frequencies[half].");
   m.def(
       "rope",
       [](uint64_t x, int64_t head_stride, int64_t token_stride, int64_t heads, int64_t tokens, int64_t depth,

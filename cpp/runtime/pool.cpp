@@ -100,6 +100,7 @@ struct Pool::State {
   alignas(64) std::atomic<uint64_t> gate{0};
   alignas(64) std::atomic<uint32_t> bell{0};  // counts loops; sleepers wait for a change
   std::atomic<int> sleepers{0};
+  std::atomic<int> sessions{0};
   std::atomic<bool> stop{false};
   alignas(64) std::atomic<int> left{0};  // workers that joined the loop and are done with it
 
@@ -187,7 +188,7 @@ struct Pool::State {
         if (bell.load(std::memory_order_acquire) != rung) return;
         relax();
       }
-    } while (std::chrono::steady_clock::now() < until);
+    } while (sessions.load(std::memory_order_relaxed) > 0 || std::chrono::steady_clock::now() < until);
     sleepers.fetch_add(1);
     while (bell.load() == rung) sleep_on(bell, rung);
     sleepers.fetch_sub(1);
@@ -270,6 +271,20 @@ Pool::Limit::Limit(int threads) : before_(thread_limit) {
 
 Pool::Limit::~Limit() {
   thread_limit = before_;
+}
+
+Pool::Session::Session() {
+  State& state = *instance().state_.load(std::memory_order_acquire);
+  state_ = &state;
+  state.sessions.fetch_add(1);
+  if (state.sleepers.load() > 0) {
+    state.bell.fetch_add(1);
+    wake_all(state.bell);
+  }
+}
+
+Pool::Session::~Session() {
+  static_cast<State*>(state_)->sessions.fetch_sub(1);
 }
 
 void Pool::set_threads(int count) {

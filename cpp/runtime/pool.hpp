@@ -64,6 +64,19 @@ class Pool {
     int before_;
   };
 
+  // While it lives, workers wait for loops awake: for a caller that runs many short loops in a row. Sleepers
+  // are woken at once, so that they are there when the first loop starts.
+  class Session {
+   public:
+    Session();
+    ~Session();
+    Session(const Session&) = delete;
+    Session& operator=(const Session&) = delete;
+
+   private:
+    void* state_;
+  };
+
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.fx as fx
 
+from ktc import _cpu
 from ktc.backends.registry import Weight, kernels
 from ktc.errors import ArtifactError
 from ktc.grammar.evaluate import applies
@@ -29,9 +32,17 @@ class GraphEngine:
         placement: what `emit` made or an artifact holds.
         source: the weights.
         progress: called with (bytes loaded, bytes in all).
+        native: whether CPU segments run as native programs, else every node as Python; None for what the
+            environment variable KTC_NATIVE says (0 for Python), which is yes where it is not set.
     """
 
-    def __init__(self, placement: Placement, source: WeightSource, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        placement: Placement,
+        source: WeightSource,
+        progress: Progress | None = None,
+        native: bool | None = None,
+    ) -> None:
         self.placement = placement
         self.config = placement.config
         self.device = torch.device(placement.devices[placement.io_device])
@@ -40,8 +51,17 @@ class GraphEngine:
         self.weight_bytes = sum(tensor.nbytes for tensor in weights.values())
         self.pool = make_pool(placement)
         tensors: dict[str, Any] = {**placement.constants(), **weights, **self.pool.tensors}
+        if native is None:
+            native = os.environ.get("KTC_NATIVE", "1") != "0"
+        workspace = _cpu.Workspace() if native else None
+
+        def on_cpu(node: fx.Node) -> bool:
+            home = placement.devices[str(node.meta.get("device", placement.io_device))]
+            return torch.device(home).type == "cpu"
+
         self.programs = {
-            name: Program(graph, tensors, placement.threads) for name, graph in placement.graphs.items()
+            name: Program(graph, tensors, placement.threads, workspace, on_cpu)
+            for name, graph in placement.graphs.items()
         }
         self._conditions = [(phase.name, condition(phase)) for phase in placement.phases]
 

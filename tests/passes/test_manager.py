@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+import torch
 import torch.fx as fx
 from ktc.passes.manager import PassManager
 from ktc.passes.verify import InvalidGraph, Level, verify
@@ -59,7 +60,8 @@ def test_the_verifier_names_the_pass_and_the_node(compiled):
 def test_the_verifier_wants_every_op_lowered(compiled):
     context = compiled().context
     gm = context.phases["step"]
-    node = next(n for n in gm.graph.nodes if n.meta.get("kernel") == "torch.rotary")
+    node = next(n for n in gm.graph.nodes if n.meta.get("kernel") == "cpu.rotary")
+    node.target = torch.ops.kt.rotary.default
     node.meta["kernel"] = "nobody.knows"
     with pytest.raises(InvalidGraph, match=r"after lower: node .* was not lowered"):
         verify(gm, context, "lower", Level(lowered=True))

@@ -1,0 +1,222 @@
+// From a program's text to a plan: sizes, checked operands, the functions of the ops, places by liveness.
+#include "program/plan.hpp"
+
+#include <algorithm>
+#include <map>
+#include <stdexcept>
+#include <utility>
+
+namespace ktc::program {
+namespace {
+
+constexpr int64_t kAlign = 64;
+
+int64_t aligned(int64_t bytes) {
+  return (bytes + kAlign - 1) / kAlign * kAlign;
+}
+
+// Memory in use from one step to another, both included.
+struct Interval {
+  int64_t bytes = 0;
+  int first = -1, last = -1;
+
+  void use(int step) {
+    if (first < 0) first = step;
+    last = step;
+  }
+};
+
+class Planner {
+ public:
+  Planner(const Text& text, const Sizes& sizes) : text_(text), plan_(std::make_unique<Plan>()) {
+    plan_->sizes = sizes;
+  }
+
+  std::unique_ptr<Plan> run() {
+    buffers();
+    for (const View& view : text_.views) tensors_.push_back(resolve(view));
+    const int count = static_cast<int>(text_.ops.size());
+    for (int op = 0; op < count;) op += step(op);
+    place();
+    return std::move(plan_);
+  }
+
+ private:
+  void buffers() {
+    for (size_t i = 0; i < text_.buffers.size(); ++i) {
+      const Buffer& buffer = text_.buffers[i];
+      const int64_t bytes = buffer.bytes.at(plan_->sizes);
+      if (bytes < 0) throw std::invalid_argument("a buffer of the step has a negative size");
+      bytes_.push_back(bytes);
+      intervals_.push_back({aligned(bytes), -1, -1});
+      plan_->bases.push_back(buffer.kind == Buffer::Kind::constant ? buffer.address : nullptr);
+      if (buffer.kind == Buffer::Kind::external) {
+        plan_->externals.push_back(static_cast<int>(i));
+        plan_->external_bytes.push_back(bytes);
+      }
+    }
+  }
+
+  // The view with sizes; it must lie inside its buffer.
+  Tensor resolve(const View& view) const {
+    Tensor tensor;
+    tensor.type = view.type;
+    tensor.view = static_cast<int>(&view - text_.views.data());
+    const int64_t item = item_bytes(view.type), offset = view.offset.at(plan_->sizes);
+    int64_t last = offset, count = 1;
+    bool fits = offset >= 0;
+    for (size_t dim = 0; dim < view.shape.size(); ++dim) {
+      const int64_t size = view.shape[dim].at(plan_->sizes), stride = view.strides[dim].at(plan_->sizes);
+      tensor.shape.push_back(size);
+      tensor.strides.push_back(stride);
+      int64_t reach;
+      fits = fits && size >= 0 && stride >= 0 &&
+             !__builtin_mul_overflow(std::max<int64_t>(size - 1, 0), stride, &reach) &&
+             !__builtin_add_overflow(last, reach, &last) && !__builtin_mul_overflow(count, size, &count);
+    }
+    const int64_t bytes = bytes_[static_cast<size_t>(view.buffer)];
+    if (!fits || (count > 0 && last >= bytes / item)) {
+      throw std::invalid_argument("an operand of the step lies outside its buffer of " +
+                                  std::to_string(bytes) + " bytes");
+    }
+    tensor.base = &plan_->bases[static_cast<size_t>(view.buffer)];
+    tensor.offset = offset * item;
+    return tensor;
+  }
+
+  Call call(const Text::Op& op, int step) {
+    Call found;
+    for (int operand : op.operands)
+      found.operands.push_back(operand < 0 ? Tensor{} : tensors_[static_cast<size_t>(operand)]);
+    found.ints = op.ints;
+    found.floats = op.floats;
+    found.temporary = [this, step](int64_t bytes) { return temporary(bytes, step); };
+    return found;
+  }
+
+  Tensor temporary(int64_t bytes, int step) {
+    Tensor tensor;
+    tensor.type = Type::u8;
+    tensor.shape = {bytes};
+    tensor.strides = {1};
+    plan_->bases.push_back(nullptr);
+    tensor.base = &plan_->bases.back();
+    intervals_.push_back({aligned(bytes), step, step});
+    return tensor;
+  }
+
+  // Makes the next step of the plan of the op, and of those after it that can join; returns how many.
+  int step(int first) {
+    const int index = static_cast<int>(plan_->steps.size());
+    const Text::Op& op = text_.ops[static_cast<size_t>(first)];
+    const OpEntry& entry = *op.entry;
+    int count = 1;
+    try {
+      std::vector<Call> calls{call(op, index)};
+      while (entry.join != nullptr && first + count < static_cast<int>(text_.ops.size())) {
+        const Text::Op& next = text_.ops[static_cast<size_t>(first + count)];
+        if (next.entry != op.entry || next.operands[0] != op.operands[0] || !entry.join(op.ints, next.ints) ||
+            reads_of(next, first, count)) {
+          break;
+        }
+        calls.push_back(call(next, index));
+        ++count;
+      }
+      plan_->steps.push_back({entry.make(calls), first, count});
+    } catch (const std::invalid_argument& error) {
+      throw std::invalid_argument(op.name + ": " + entry.name + ": " + error.what());
+    }
+    for (int i = first; i < first + count; ++i) {
+      for (int operand : text_.ops[static_cast<size_t>(i)].operands) {
+        if (operand >= 0)
+          intervals_[static_cast<size_t>(text_.views[static_cast<size_t>(operand)].buffer)].use(index);
+      }
+    }
+    return count;
+  }
+
+  // Whether an op touches the buffer of an operand other than the first of ops [first, first + count).
+  bool reads_of(const Text::Op& next, int first, int count) const {
+    const auto buffer = [&](int view) { return text_.views[static_cast<size_t>(view)].buffer; };
+    for (int i = first; i < first + count; ++i) {
+      const Text::Op& op = text_.ops[static_cast<size_t>(i)];
+      for (size_t a = 0; a < op.operands.size(); ++a) {
+        if (op.entry->operands[a] != 'o' || op.operands[a] < 0) continue;
+        for (int operand : next.operands)
+          if (operand >= 0 && buffer(operand) == buffer(op.operands[a])) return true;
+      }
+    }
+    return false;
+  }
+
+  // Places in the workspace, front to back in time: the smallest gap that is large enough, else at the end.
+  void place() {
+    const size_t buffers = text_.buffers.size();
+    std::vector<std::vector<size_t>> starts(plan_->steps.size()), ends(plan_->steps.size());
+    plan_->places.assign(intervals_.size(), -1);
+    for (size_t i = 0; i < intervals_.size(); ++i) {
+      if (i < buffers && text_.buffers[i].kind != Buffer::Kind::activation) continue;
+      if (intervals_[i].first < 0) continue;
+      starts[static_cast<size_t>(intervals_[i].first)].push_back(i);
+      ends[static_cast<size_t>(intervals_[i].last)].push_back(i);
+    }
+    std::map<int64_t, int64_t> gaps;  // start -> length
+    int64_t top = 0;
+    for (size_t step = 0; step < plan_->steps.size(); ++step) {
+      for (size_t i : starts[step]) plan_->places[i] = take(gaps, top, intervals_[i].bytes);
+      for (size_t i : ends[step]) give(gaps, plan_->places[i], intervals_[i].bytes);
+    }
+    plan_->workspace_bytes = top;
+  }
+
+  static int64_t take(std::map<int64_t, int64_t>& gaps, int64_t& top, int64_t bytes) {
+    auto best = gaps.end();
+    for (auto gap = gaps.begin(); gap != gaps.end(); ++gap) {
+      if (gap->second >= bytes && (best == gaps.end() || gap->second < best->second)) best = gap;
+    }
+    if (best == gaps.end()) {
+      int64_t start = top;
+      if (!gaps.empty() && gaps.rbegin()->first + gaps.rbegin()->second == top) {  // grow the last gap
+        start = gaps.rbegin()->first;
+        gaps.erase(std::prev(gaps.end()));
+      }
+      if (__builtin_add_overflow(start, bytes, &top)) throw std::overflow_error("the activations do not fit");
+      return start;
+    }
+    const auto [start, length] = *best;
+    gaps.erase(best);
+    if (length > bytes) gaps.emplace(start + bytes, length - bytes);
+    return start;
+  }
+
+  static void give(std::map<int64_t, int64_t>& gaps, int64_t start, int64_t bytes) {
+    if (bytes == 0) return;
+    auto here = gaps.emplace(start, bytes).first;
+    const auto next = std::next(here);
+    if (next != gaps.end() && here->first + here->second == next->first) {
+      here->second += next->second;
+      gaps.erase(next);
+    }
+    if (here != gaps.begin()) {
+      const auto before = std::prev(here);
+      if (before->first + before->second == here->first) {
+        before->second += here->second;
+        gaps.erase(here);
+      }
+    }
+  }
+
+  const Text& text_;
+  std::unique_ptr<Plan> plan_;
+  std::vector<int64_t> bytes_;
+  std::vector<Interval> intervals_;  // of buffers, then temporaries
+  std::vector<Tensor> tensors_;
+};
+
+}  // namespace
+
+std::unique_ptr<Plan> make_plan(const Text& text, const Sizes& sizes) {
+  return Planner(text, sizes).run();
+}
+
+}  // namespace ktc::program

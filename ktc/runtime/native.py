@@ -1,0 +1,239 @@
+"""Native segments: the runs of a placed graph that C++ executes without Python between the ops.
+
+`divide` finds them: the longest runs of CPU nodes that all have native ops; numbers computed from sizes do not
+end a run, for C++ computes sizes itself. `NativeSegment` is one, ready to be called with tensors from outside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.fx as fx
+
+from ktc import _cpu
+from ktc.backends.cpu.library import OperandError
+from ktc.runtime.native_ops import TYPES, NativeOp, NotNativeError, emit
+from ktc.runtime.native_shapes import SYMBOLS, Leaf, Shapes, evaluate
+
+_ACTIVATION, _EXTERNAL, _CONSTANT = range(3)
+
+
+@dataclass
+class Piece:
+    """Consecutive nodes that run the same way.
+
+    Attributes:
+        nodes: in order, without placeholders and reads of constants.
+        ops: what they run natively; empty for a piece that Python runs.
+        reasons: for a Python piece, why by name of node.
+    """
+
+    nodes: list[fx.Node] = field(default_factory=list)
+    ops: list[NativeOp] = field(default_factory=list)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def native(self) -> bool:
+        """Whether C++ runs it."""
+        return bool(self.ops)
+
+
+def divide(
+    graph: fx.Graph,
+    shapes: Shapes,
+    constants: dict[int, torch.Tensor],
+    on_cpu: Callable[[fx.Node], bool] = lambda node: True,
+) -> list[Piece]:
+    """The pieces of a graph, in order. Numbers (sizes) belong to no piece; neither do inputs and constants.
+
+    Args:
+        graph: the placed graph.
+        shapes: what `infer` says of it.
+        constants: real tensors by storage; constants that kernels want in float32 are added.
+        on_cpu: whether a node runs on the CPU.
+    """
+    pieces: list[Piece] = []
+    home: dict[fx.Node, Piece] = {}
+    for node in graph.nodes:
+        if node.op in ("placeholder", "get_attr", "output") or node in shapes.numbers:
+            continue
+        source = node.args[0] if node.args else None
+        if isinstance(source, fx.Node) and source in shapes.tuples and source in home:
+            home[source].nodes.append(node)  # one of several results: no work of its own
+            home[node] = home[source]
+            continue
+        ops: list[NativeOp] = []
+        reason = None if on_cpu(node) else "it runs on another device"
+        if reason is None:
+            try:
+                ops = emit(node, shapes, constants)
+            except NotNativeError as error:
+                reason = str(error)
+        last = pieces[-1] if pieces else None
+        if last is None or bool(last.reasons) != (reason is not None):
+            last = Piece()
+            pieces.append(last)
+        last.nodes.append(node)
+        last.ops.extend(ops)
+        home[node] = last
+        if reason is not None:
+            last.reasons[node.name] = reason
+    return _merged(pieces)
+
+
+def _merged(pieces: list[Piece]) -> list[Piece]:
+    """Pieces of views alone joined to their neighbours: a view is not worth a native segment."""
+    merged: list[Piece] = []
+    for piece in pieces:
+        plain = not piece.ops
+        if plain and not piece.reasons:
+            piece.reasons = {node.name: "a view, between others" for node in piece.nodes}
+        if plain and merged and not merged[-1].ops:
+            merged[-1].nodes.extend(piece.nodes)
+            merged[-1].reasons.update(piece.reasons)
+        else:
+            merged.append(piece)
+    return merged
+
+
+@dataclass(frozen=True)
+class Port:
+    """A tensor that enters or leaves a segment: the node whose value it is, and its place in its storage."""
+
+    node: fx.Node
+    leaf: Leaf
+
+
+class NativeSegment:
+    """A native piece of a graph as a function of tensors.
+
+    Args:
+        piece: the piece.
+        exported: its nodes whose values are wanted outside.
+        shapes: of the graph.
+        constants: real tensors by storage.
+        workspace: shared by the segments of one engine.
+        sizes: the step's sizes, a list that the caller of the graph fills before it runs.
+
+    Attributes:
+        inputs: nodes whose values it is called with.
+        outputs: nodes whose values it returns, as a tuple.
+        program: what runs.
+    """
+
+    def __init__(
+        self,
+        piece: Piece,
+        exported: Sequence[fx.Node],
+        shapes: Shapes,
+        constants: Mapping[int, torch.Tensor],
+        workspace: _cpu.Workspace,
+        sizes: list[int],
+    ) -> None:
+        self._bytes = shapes.storage_bytes
+        self._sizes = sizes
+        inside = set(piece.nodes)
+        self._outputs = [Port(node, shapes.leaves[node][0]) for node in exported]
+        entering: dict[int, Port] = {}
+        for node in piece.nodes:
+            for source in node.all_input_nodes:
+                for leaf in shapes.leaves.get(source, ()) if source not in inside else ():
+                    if leaf.storage not in constants:
+                        entering.setdefault(leaf.storage, Port(source, leaf))
+        self._entering = entering
+        touched = {leaf.storage for op in piece.ops for leaf in op.operands if leaf is not None}
+        self._written = sorted({p.leaf.storage for p in self._outputs} - entering.keys() - constants.keys())
+        self._constants = {storage: constants[storage] for storage in sorted(touched & constants.keys())}
+        self.inputs = [port.node for port in entering.values()]
+        self.outputs = list(exported)
+        self.program = self._build(piece, touched, workspace)
+
+    def _build(self, piece: Piece, touched: set[int], workspace: _cpu.Workspace) -> _cpu.Program:
+        buffers: list[tuple[int, list[int], int]] = []
+        numbers: dict[int, int] = {}
+        for storage in (*self._entering, *self._written):
+            numbers[storage] = len(buffers)
+            buffers.append((_EXTERNAL, list(self._bytes[storage]), 0))
+        for storage in sorted(touched - numbers.keys()):
+            numbers[storage] = len(buffers)
+            tensor = self._constants.get(storage)
+            if tensor is None:
+                buffers.append((_ACTIVATION, list(self._bytes[storage]), 0))
+            else:
+                base = int(tensor.data_ptr() - tensor.storage_offset() * tensor.itemsize)
+                size = [tensor.untyped_storage().nbytes(), *(0 for _ in SYMBOLS)]
+                buffers.append((_CONSTANT, size, base))
+        views: dict[tuple[Leaf, ...], int] = {}
+        plain: list[tuple[int, int, list[int], list[list[int]], list[list[int]]]] = []
+
+        def view(leaf: Leaf | None) -> int:
+            if leaf is None:
+                return -1
+            if (leaf,) not in views:
+                views[(leaf,)] = len(plain)
+                shape, strides = [list(n) for n in leaf.shape], [list(n) for n in leaf.strides]
+                kind = TYPES[leaf.dtype]
+                plain.append((numbers[leaf.storage], kind, list(leaf.offset), shape, strides))
+            return views[(leaf,)]
+
+        ops = [
+            (op.kind, op.name, [view(leaf) for leaf in op.operands], list(op.ints), list(op.floats))
+            for op in piece.ops
+        ]
+        return _cpu.Program(len(SYMBOLS), buffers, plain, ops, workspace)
+
+    def __call__(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The values of `outputs`, from those of `inputs`.
+
+        Raises:
+            OperandError: an operand that does not fit, naming the node.
+        """
+        sizes = self._sizes
+        memory: dict[int, torch.Tensor] = {}
+        addresses, counts = [], []
+        for (storage, port), tensor in zip(self._entering.items(), tensors, strict=True):
+            tensor = _fitting(port, tensor, sizes)
+            memory[storage] = tensor
+            addresses.append(tensor.data_ptr() - evaluate(port.leaf.offset, sizes) * tensor.itemsize)
+            counts.append(evaluate(self._bytes[storage], sizes))
+        for storage in self._written:
+            memory[storage] = fresh = torch.empty(evaluate(self._bytes[storage], sizes), dtype=torch.uint8)
+            addresses.append(fresh.data_ptr())
+            counts.append(fresh.numel())
+        try:
+            self.program.run(sizes, addresses, counts)
+        except (ValueError, IndexError, OverflowError) as error:
+            raise OperandError(str(error)) from error
+        return tuple([self._result(port.leaf, memory, sizes) for port in self._outputs])
+
+    def _result(self, leaf: Leaf, memory: Mapping[int, torch.Tensor], sizes: Sequence[int]) -> torch.Tensor:
+        shape = [evaluate(n, sizes) for n in leaf.shape]
+        strides = [evaluate(n, sizes) for n in leaf.strides]
+        offset = evaluate(leaf.offset, sizes)
+        if leaf.storage in self._constants:
+            base = self._constants[leaf.storage]
+        else:
+            base = memory[leaf.storage]
+            if leaf.storage in self._entering:
+                offset += int(base.storage_offset()) - evaluate(
+                    self._entering[leaf.storage].leaf.offset, sizes
+                )
+            else:
+                base = base.view(leaf.dtype)
+        return torch.as_strided(base, shape, strides, offset)
+
+
+def _fitting(port: Port, tensor: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    """The tensor as the program expects it. Raises OperandError when it has another dtype, shape or device."""
+    leaf = port.leaf
+    shape = tuple(evaluate(n, sizes) for n in leaf.shape)
+    if tensor.dtype is not leaf.dtype or tensor.shape != shape or tensor.device.type != "cpu":
+        what = f"{tensor.dtype}{list(tensor.shape)} on {tensor.device}"
+        raise OperandError(f"{port.node.name} must be {leaf.dtype}{list(shape)} on the CPU, not {what}")
+    strides = tuple(evaluate(n, sizes) for n in leaf.strides)
+    if all(size == 1 or a == b for size, a, b in zip(shape, tensor.stride(), strides, strict=True)):
+        return tensor
+    laid_out = torch.empty_strided(shape, strides, dtype=tensor.dtype)
+    return laid_out.copy_(tensor)
