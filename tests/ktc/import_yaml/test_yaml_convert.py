@@ -231,8 +231,8 @@ def test_whatever_the_rules_say_the_program_says_it_too(seed: int) -> None:
 
 ODD = [
     None, True, 7, 1.5, float("nan"), "", "cpu", "cuda:1", "cuda:99999", [], {}, [1], {"a": []}, {3: "cuda:1"},
-    {3: None}, "KLinearMarlin", "KExpertsTorch", "None", "default", "torch.nn.Linear", "torch.nn.", "ktransformers.operators.",
-    "a" * 5000, "\u202e", b"x", 2**70, "layers", "^$", ".*",
+    {3: None}, "KLinearMarlin", "KExpertsTorch", "None", "default", "torch.nn.Linear", "torch.nn.",
+    "ktransformers.operators.", "a" * 5000, "\u202e", b"x", 2**70, "layers", "^$", ".*",
 ]  # fmt: skip
 
 
