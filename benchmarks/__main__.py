@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
-HELPERS = frozenset({"__init__", "__main__", "machine"})
+HELPERS = frozenset({"__init__", "__main__", "machine", "ggml_experts", "kt_experts", "llama_cpp_peer"})
 
 
 def benchmarks() -> dict[str, str]:
