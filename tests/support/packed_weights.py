@@ -8,6 +8,7 @@ import torch
 from ktc.backends.cpu import packed
 from ktc.backends.registry import Weight
 
+from ktc import _cpu
 from ktc.weights.formats import FORMATS
 
 SCALES = {
@@ -82,6 +83,20 @@ def nmse(value: torch.Tensor, wanted: torch.Tensor) -> float:
     if not torch.isfinite(value).all():
         return float("inf")
     return float((value.double() - wanted).square().sum() / wanted.square().sum().clamp_min(1e-300))
+
+
+TILE_TOKENS = 32
+"""From so many tokens on, the kernels of level amx round activations and weights to bf16; TileKernels in tables.hpp."""
+
+
+def on_tiles(tokens: int) -> bool:
+    """Whether the level in force multiplies quantised weights with so many tokens on tiles of bf16."""
+    return _cpu.isa() == "amx" and tokens >= TILE_TOKENS
+
+
+def as_bf16(x: torch.Tensor) -> torch.Tensor:
+    """x as tiles see it, in float64."""
+    return x.float().bfloat16().double()
 
 
 def as_int8(x: torch.Tensor) -> torch.Tensor:

@@ -78,9 +78,13 @@ struct Matrix {
   }
 };
 
-void multiply(const Matrix& matrix, const LinearCall& call, int64_t tokens, uint8_t* panel) {
+// `tiles`: the activations are rounded for them.
+void multiply(const Matrix& matrix, const LinearCall& call, int64_t tokens, const TileKernels* tiles,
+              uint8_t* panel) {
   const int64_t bands = call.rows / kBandRows;
-  if (matrix.integers()) {
+  if (matrix.integers() && tiles) {
+    tiles->panel[static_cast<int>(matrix.format)](call, 0, bands, 0, tokens, panel);
+  } else if (matrix.integers()) {
     integer_kernels().multiply(matrix.format, call, 0, bands, 0, tokens, panel);
   } else {
     float_kernels().multiply[static_cast<int>(matrix.format)](call, 0, bands, 0, tokens);
@@ -93,17 +97,32 @@ struct Step {
   Matrix gate_up, down;
   Route route;
   int64_t tokens, chosen;
-  const uint8_t* x;  // what gate_up reads, by token
-  uint8_t* inner;    // what down reads, by choice
+  const TileKernels* tiles;  // null for integers
+  const uint8_t* x;          // what gate_up reads, by token
+  uint8_t* inner;            // what down reads, by choice
 
   int64_t choices(int64_t active) const { return route.begin[active + 1] - route.begin[active]; }
   // Tokens of one expert, as far as the cost of an item is concerned.
   int64_t mean_tokens() const { return std::max<int64_t>(1, tokens * chosen / route.active); }
+  int64_t run(int64_t count, const Matrix& matrix) const {
+    return run_tokens(count, matrix.record(), tiles ? kTileRunBytes : kRunBytes);
+  }
+
+  // Gates 32 rows of `count` tokens, [token][gate, up], into the activations that down reads from `out` on.
+  void gate_rows(float* values, int64_t count, uint8_t* out) const {
+    const int gate = static_cast<int>(experts.gate);
+    if (!down.integers()) return kernels.gate_floats[gate](values, count, out, down.record());
+    if (!tiles) return kernels.gate_blocks[gate](values, count, out, down.record());
+    constexpr int64_t pair = 2 * kBlockColumns;
+    kernels.gate_floats[gate](values, count, reinterpret_cast<uint8_t*>(values), pair * 4);
+    for (int64_t i = 0; i < count; ++i)
+      tiles->round(values + i * pair, kBlockColumns, out + i * down.record());
+  }
 
   void gate_item(int64_t item) const {
     const int64_t blocks = experts.inner / kBlockColumns, rows = kBlockColumns;
     const int64_t active = item / blocks, row = item % blocks * rows, count = choices(active);
-    const int64_t run = run_tokens(count, gate_up.record());
+    const int64_t run = this->run(count, gate_up);
     uint8_t* panel = worker_scratch().get(static_cast<size_t>(kPanelBytes + run * 2 * rows * 4));
     float* values = reinterpret_cast<float*>(panel + kPanelBytes);
 
@@ -116,15 +135,14 @@ struct Step {
                : next >= 0                ? gate_up.band(next, 0)
                                           : nullptr;
     gate.x = up.x = x;
-    const auto finish = down.integers() ? kernels.gate_blocks[static_cast<int>(experts.gate)]
-                                        : kernels.gate_floats[static_cast<int>(experts.gate)];
+    // Of 32 columns: an ActivationBlock takes as much as their bf16 values.
     const int64_t block_bytes = down.integers() ? int64_t{sizeof(ActivationBlock)} : 4 * rows;
     for (int64_t first = 0; first < count; first += run) {
       const int64_t here = std::min(run, count - first), choice = route.begin[active] + first;
       gate.order = up.order = route.token + choice;
-      multiply(gate_up, gate, here, panel);
-      multiply(gate_up, up, here, panel);
-      finish(values, here, inner + choice * down.record() + row / rows * block_bytes, down.record());
+      multiply(gate_up, gate, here, tiles, panel);
+      multiply(gate_up, up, here, tiles, panel);
+      gate_rows(values, here, inner + choice * down.record() + row / rows * block_bytes);
     }
   }
 
@@ -132,7 +150,7 @@ struct Step {
   void down_item(int64_t row, int64_t rows, float* y) const {
     int64_t run = 0;
     for (int64_t active = 0; active < route.active; ++active) run = std::max(run, choices(active));
-    run = run_tokens(run, down.record());
+    run = this->run(run, down);
     uint8_t* panel = worker_scratch().get(static_cast<size_t>(kPanelBytes + (run + tokens) * rows * 4));
     float* values = reinterpret_cast<float*>(panel + kPanelBytes);
     float* sums = values + run * rows;
@@ -148,7 +166,7 @@ struct Step {
       for (int64_t first = 0; first < count; first += run) {
         const int64_t here = std::min(run, count - first), choice = route.begin[active] + first;
         call.x = inner + choice * down.record();
-        multiply(down, call, here, panel);
+        multiply(down, call, here, tiles, panel);
         kernels.accumulate(values, here, rows, route.token + choice, route.weight + choice, sums);
       }
     }
@@ -233,21 +251,15 @@ void experts(const Experts& experts, const float* x, const int64_t* indices, con
     uint8_t* memory = caller_scratch().get(static_cast<size_t>(space.bytes()));
     uint8_t* records = memory + space.route;
     const float* from = x + first * experts.hidden;
-    if (gate_up.integers())
-      quantize_activations(from, experts.hidden, part, experts.hidden, records);
-    else
-      records = const_cast<uint8_t*>(reinterpret_cast<const uint8_t*>(from));
     const Route route =
         make_route(indices + first * chosen, weights + first * chosen, experts.count, part, chosen, memory);
-    const Step step{experts,
-                    *kKernels.pick(),
-                    gate_up,
-                    down,
-                    route,
-                    part,
-                    chosen,
-                    records,
-                    memory + space.route + space.x};
+    const TileKernels* tiles = tile_kernels(part * chosen / route.active);
+    if (gate_up.integers())
+      quantize_activations(from, experts.hidden, part, experts.hidden, records, tiles);
+    else
+      records = const_cast<uint8_t*>(reinterpret_cast<const uint8_t*>(from));
+    const Step step{experts, *kKernels.pick(), gate_up, down,    route,
+                    part,    chosen,           tiles,   records, memory + space.route + space.x};
     step.run(y + first * experts.hidden);
   }
 }

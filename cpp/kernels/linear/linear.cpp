@@ -12,19 +12,19 @@
 namespace ktc::kernels {
 namespace {
 
-#ifdef KTC_AMX
-constexpr const IntegerKernels* kAmx = &integer_kernels_amx;
-#else
-constexpr const IntegerKernels* kAmx = nullptr;
-#endif
 #ifdef KTC_X86
 constexpr isa::Dispatch<const IntegerKernels> kInteger{&integer_kernels_generic, &integer_kernels_avx2,
-                                                       nullptr, &integer_kernels_avx512vnni, kAmx};
+                                                       nullptr, &integer_kernels_avx512vnni};
 constexpr isa::Dispatch<const FloatKernels> kFloat{&float_kernels_generic, &float_kernels_avx2,
                                                    &float_kernels_avx512, nullptr};
 #else
 constexpr isa::Dispatch<const IntegerKernels> kInteger{&integer_kernels_generic};
 constexpr isa::Dispatch<const FloatKernels> kFloat{&float_kernels_generic};
+#endif
+#ifdef KTC_AMX
+constexpr isa::Dispatch<const TileKernels> kTiles{nullptr, nullptr, nullptr, nullptr, &tile_kernels_amx};
+#else
+constexpr isa::Dispatch<const TileKernels> kTiles{};
 #endif
 
 // A piece of work worth giving to another thread: about 3 us of a core.
@@ -39,12 +39,12 @@ struct Grid {
 };
 
 // `record` is the bytes of a token's activations.
-Grid make_grid(int64_t bands, int64_t tokens, int64_t record, int threads) {
+Grid make_grid(int64_t bands, int64_t tokens, int64_t record, int threads, int64_t run_bytes = kRunBytes) {
   const int64_t panels = (bands + kPanelBands - 1) / kPanelBands;
   // Few panels: split the tokens too, though every run reads the weight again.
   const int64_t wanted = std::max<int64_t>(1, (int64_t{4} * threads + panels - 1) / panels);
   const int64_t run =
-      std::min(run_tokens(tokens, record), std::max<int64_t>(48, (tokens + wanted - 1) / wanted));
+      std::min(run_tokens(tokens, record, run_bytes), std::max<int64_t>(48, (tokens + wanted - 1) / wanted));
   const int64_t rounded = std::min(tokens, (run + 15) / 16 * 16);
   return {panels, (tokens + rounded - 1) / rounded, rounded};
 }
@@ -93,13 +93,23 @@ const FloatKernels& float_kernels() {
   return *kFloat.pick();
 }
 
+const TileKernels* tile_kernels(int64_t tokens) {
+  const TileKernels* tiles = kTiles.pick();
+  return tiles && tokens >= tiles->least_tokens ? tiles : nullptr;
+}
+
 int64_t activation_bytes(int64_t tokens, int64_t columns) {
   return tokens * activation_record(columns);
 }
 
 void quantize_activations(const float* x, int64_t x_stride, int64_t tokens, int64_t columns,
                           uint8_t* records) {
-  const auto quantize = kInteger.pick()->quantize;
+  quantize_activations(x, x_stride, tokens, columns, records, tile_kernels(tokens));
+}
+
+void quantize_activations(const float* x, int64_t x_stride, int64_t tokens, int64_t columns, uint8_t* records,
+                          const TileKernels* tiles) {
+  const auto quantize = tiles ? tiles->round : integer_kernels().quantize;
   const int64_t stride = activation_record(columns);
   const int64_t grain = std::max<int64_t>(1, (16 << 10) / columns);
   runtime::Pool::instance().parallel_for(tokens, grain, [&](int64_t begin, int64_t end, int) {
@@ -115,7 +125,8 @@ void linear_quantized(const PackedWeight& weight, const uint8_t* records, int64_
   const IntegerKernels& kernels = integer_kernels();
   runtime::Pool& pool = runtime::Pool::instance();
   const int64_t bands = weight.bands();
-  if (tokens <= kSomeTokens) {
+  const TileKernels* tiles = tile_kernels(tokens);
+  if (!tiles && tokens <= kSomeTokens) {
     const int64_t band_products = kBandRows * weight.columns * tokens;
     const int64_t grain = std::min(kPieceBytes / call.band_stride, kPieceProducts / band_products);
     pool.parallel_for(bands, std::max<int64_t>(1, grain), [&](int64_t begin, int64_t end, int) {
@@ -124,15 +135,21 @@ void linear_quantized(const PackedWeight& weight, const uint8_t* records, int64_
     });
     return;
   }
-  const Grid grid = make_grid(bands, tokens, call.x_stride, pool.threads());
+  const Grid grid =
+      make_grid(bands, tokens, call.x_stride, pool.threads(), tiles ? kTileRunBytes : kRunBytes);
   const int64_t grain = std::max<int64_t>(
       1, kPieceProducts / (kPanelBands * kBandRows * weight.columns * std::min(tokens, grid.run_tokens)));
   pool.parallel_for(grid.panels * grid.runs, grain, [&](int64_t begin, int64_t end, int) {
     uint8_t* scratch = worker_scratch().get(kPanelBytes);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t band = i % grid.panels * kPanelBands, token = i / grid.panels * grid.run_tokens;
-      kernels.multiply(weight.format, call, band, std::min(band + kPanelBands, bands), token,
-                       std::min(token + grid.run_tokens, tokens), scratch);
+      const int64_t last_band = std::min(band + kPanelBands, bands);
+      const int64_t last_token = std::min(token + grid.run_tokens, tokens);
+      if (tiles) {
+        tiles->panel[static_cast<int>(weight.format)](call, band, last_band, token, last_token, scratch);
+      } else {
+        kernels.multiply(weight.format, call, band, last_band, token, last_token, scratch);
+      }
     }
   });
 }

@@ -7,12 +7,15 @@
 
 namespace ktc::kernels {
 
+struct TileKernels;
+
 // y[tokens, rows] = x[tokens, columns] * weight^T + bias[rows] (or null).
 //
 // Quantised weights meet activations quantised to int8 in blocks of 32 columns (Q8 blocks with float scales),
 // float weights meet them as they are; sums are float32. `x_stride` and `y_stride` are floats between tokens.
 // x and y do not overlap. The result does not depend on the number of threads; with quantised weights, a
-// token's does not depend on the other tokens or on how many there are either.
+// token's does not depend on the other tokens or on how many there are either, except on a level with tiles:
+// from TileKernels::least_tokens tokens on they round both sides to bf16 instead.
 void linear(const PackedWeight& weight, const float* x, int64_t x_stride, int64_t tokens, const float* bias,
             float* y, int64_t y_stride);
 
@@ -20,6 +23,9 @@ void linear(const PackedWeight& weight, const float* x, int64_t x_stride, int64_
 int64_t activation_bytes(int64_t tokens, int64_t columns);
 void quantize_activations(const float* x, int64_t x_stride, int64_t tokens, int64_t columns,
                           uint8_t* records);
+// The same, for tiles or, where they are null, for the integer kernels, whatever the number of tokens.
+void quantize_activations(const float* x, int64_t x_stride, int64_t tokens, int64_t columns, uint8_t* records,
+                          const TileKernels* tiles);
 void linear_quantized(const PackedWeight& weight, const uint8_t* records, int64_t tokens, const float* bias,
                       float* y, int64_t y_stride);
 

@@ -179,25 +179,22 @@ struct Ahead {
   }
 };
 
-// Unpacks bands [begin, end) panel by panel into `scratch`, and calls `body` for each panel and each group of
-// at most `group` of the tokens [first, last): (bands, step, tiles, first tile, token, count of tokens,
-// sums).
-template <Format kFormat, class Body>
+// Cuts bands [begin, end) into panels and the tokens [first, last) into groups of at most `group`: calls
+// unpack(band of the panel, its header, tiles, bands) for each band of a panel, then body(bands, tiles, first
+// tile, token, count of tokens, sums) for each group.
+template <Format kFormat, class Unpack, class Body>
 inline void each_panel(const LinearCall& call, int64_t begin, int64_t end, int64_t first, int64_t last,
-                       int64_t group, uint8_t* scratch, Body&& body) {
+                       int64_t group, Unpack&& unpack, Body&& body) {
   using T = Traits<kFormat>;
-  using Shape = PanelOf<kFormat>;
   constexpr int chunk_bytes = header_bytes(T::s.scales, kChunkTiles) + kChunkTiles * tile_bytes(T::s);
   constexpr int full_bytes = kPanelTiles / kChunkTiles * chunk_bytes;
   const int64_t all = call.columns / kTileColumns, groups = (last - first + group - 1) / group;
   for (int64_t band = begin; band < end; band += kPanelBands) {
     const int bands = static_cast<int>(end - band < kPanelBands ? end - band : kPanelBands);
-    const int64_t step = bands * Shape::bytes;
     for (int64_t start = 0; start < all; start += kPanelTiles) {
       const int64_t tiles = all - start < kPanelTiles ? all - start : kPanelTiles;
       const uint8_t* weights = call.weight + band * call.band_stride + start / kPanelTiles * full_bytes;
-      for (int i = 0; i < bands; ++i)
-        unpack_panel<kFormat>(weights + i * call.band_stride, tiles, scratch + i * Shape::bytes, step);
+      for (int i = 0; i < bands; ++i) unpack(i, weights + i * call.band_stride, tiles, bands);
 
       Ahead ahead{weights + full_bytes, call.band_stride, (full_bytes + 63) / 64, bands};
       if (start + kPanelTiles >= all) {
@@ -211,8 +208,7 @@ inline void each_panel(const LinearCall& call, int64_t begin, int64_t end, int64
       for (int64_t token = first; token < last; token += group) {
         s.y = call.y + token * call.y_stride;
         ahead.ask(share);
-        body(bands, step, tiles, start, token, static_cast<int>(last - token < group ? last - token : group),
-             s);
+        body(bands, tiles, start, token, static_cast<int>(last - token < group ? last - token : group), s);
       }
     }
   }
@@ -223,12 +219,15 @@ void panel(const LinearCall& call, int64_t begin, int64_t end, int64_t first, in
            uint8_t* scratch) {
   using Shape = PanelOf<kFormat>;
   each_panel<kFormat>(
-      call, begin, end, first, last, kPanelTokens, scratch,
-      [&](int bands, int64_t step, int64_t tiles, int64_t start, int64_t token, int count, Sums& s) {
+      call, begin, end, first, last, kPanelTokens,
+      [scratch](int band, const uint8_t* header, int64_t tiles, int bands) {
+        unpack_panel<kFormat>(header, tiles, scratch + band * Shape::bytes, bands * Shape::bytes);
+      },
+      [&call, scratch](int bands, int64_t tiles, int64_t start, int64_t token, int count, Sums& s) {
+        const int64_t step = bands * Shape::bytes, row = s.row;
         const ActivationBlock* x[kPanelTokens];
         for (int m = 0; m < count; ++m) x[m] = record(call, token + m) + start;
         if (kParts == 1 && bands == 1) return panel_group<Shape, 1>(count, scratch, step, tiles, x, s);
-        const int64_t row = s.row;
         for (int vector = 0; vector < bands * kParts; vector += 2) {
           s.row = row + vector * kWidth;
           panel_group<Shape, 2>(count,

@@ -24,9 +24,17 @@ struct LinearCall {
 inline constexpr int kPanelBands = 2;
 inline constexpr int kPanelTiles = 16;
 // Bytes of a panel: for each tile its codes, and scale and minimum of each half tile.
-inline constexpr int64_t kPanelBytes = kPanelBands * kPanelTiles * (512 + 2 * 2 * 64);
+inline constexpr int64_t kIntegerPanelBytes = kPanelBands * kPanelTiles * (512 + 2 * 2 * 64);
+// The same of bf16 weights, for tiles; and the sums of groups of tokens, as many as go through a panel at
+// once.
+inline constexpr int64_t kTilePanelBytes = kPanelBands * kPanelTiles * 1024;
+inline constexpr int kTileGroup = 32, kTileGroups = 8;
+inline constexpr int64_t kTileSumBytes = kTileGroup * kPanelBands * 64;
+inline constexpr int64_t kPanelBytes = kTilePanelBytes + kTileGroups * kTileSumBytes;
+static_assert(kPanelBytes >= kIntegerPanelBytes);
 // Bytes of activations that should go through all of a weight's rows before the next ones: they stay in L2.
 inline constexpr int64_t kRunBytes = 512 << 10;
+inline constexpr int64_t kTileRunBytes = 1 << 20;  // tiles are behind caches twice the size
 
 struct IntegerKernels {
   // Writes the record of one token.
@@ -51,6 +59,18 @@ struct IntegerKernels {
   }
 };
 
+// Many tokens on tiles of bf16, where a level has them: weights and activations are rounded to bf16, their
+// products are summed as floats.
+struct TileKernels {
+  // Writes the record of one token: its values in bf16, as long as an integer record.
+  void (*round)(const float* x, int64_t columns, uint8_t* record);
+  // As IntegerKernels::panel, on such records.
+  void (*panel[kFormats])(const LinearCall& call, int64_t begin, int64_t end, int64_t first, int64_t last,
+                          uint8_t* panel);
+  // From so many tokens on they are faster than integers.
+  int64_t least_tokens;
+};
+
 struct FloatKernels {
   // Bands [begin, end) for tokens [first, last).
   void (*multiply[kFormats])(const LinearCall& call, int64_t begin, int64_t end, int64_t first, int64_t last);
@@ -65,17 +85,19 @@ extern const FloatKernels float_kernels_avx2;
 extern const FloatKernels float_kernels_avx512;
 #endif
 #ifdef KTC_AMX
-extern const IntegerKernels integer_kernels_amx;
+extern const TileKernels tile_kernels_amx;
 #endif
 
 // How many of `tokens` tokens, whose activations take `record` bytes each, go through a weight at once.
-inline int64_t run_tokens(int64_t tokens, int64_t record) {
-  const int64_t run = kRunBytes / record / 32 * 32;
+inline int64_t run_tokens(int64_t tokens, int64_t record, int64_t run_bytes = kRunBytes) {
+  const int64_t run = run_bytes / record / 32 * 32;
   return run >= tokens ? tokens : run < 32 ? 32 : run;
 }
 
 // The tables of the level in force.
 const IntegerKernels& integer_kernels();
 const FloatKernels& float_kernels();
+// The level's tiles where they are the faster way for so many tokens (of a weight), else null.
+const TileKernels* tile_kernels(int64_t tokens);
 
 }  // namespace ktc::kernels

@@ -11,7 +11,7 @@ from ktc.backends.cpu.library import OperandError
 from ktc.backends.cpu.packed import PACKED
 from ktc.backends.registry import Weight
 from support.gguf_files import write_gguf
-from support.packed_weights import aligned, as_int8, columns_step, dense, make_blocks, nmse
+from support.packed_weights import aligned, as_int8, columns_step, dense, make_blocks, nmse, on_tiles
 from support.tiny_models import tiny_model
 
 import ktc
@@ -203,6 +203,8 @@ def test_a_token_does_not_depend_on_the_others(formats: tuple[str, str], level: 
         part = layer(x[first:last], indices[first:last], weights[first:last])
         if formats[0] in FLOATS:  # one token is summed in another order
             torch.testing.assert_close(part, whole[first:last])
+        elif on_tiles(120 * 2 // 3) and not on_tiles((last - first) * 2 // 3):  # tokens an expert
+            assert nmse(part, whole[first:last].double()) <= 2e-4
         else:
             assert torch.equal(part, whole[first:last])
 

@@ -1,0 +1,12 @@
+// The linear kernels on AMX tiles.
+// clang-format off: the vectors come before what is written in terms of them.
+#include "kernels/simd/avx512.inl.hpp"
+#include "kernels/linear/tiles.inl.hpp"
+// clang-format on
+
+namespace ktc::kernels {
+
+extern const TileKernels tile_kernels_amx;
+const TileKernels tile_kernels_amx = {round_record, {KTC_EACH_INTEGER_FORMAT(tile_panel)}, 32};
+
+}  // namespace ktc::kernels
