@@ -64,7 +64,9 @@ def _type_key(value: Any) -> Hashable:
 
 
 def _number(value: Any) -> Hashable:
-    return value.node.expr if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)) else value
+    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        return str(value.node.expr)
+    return value  # type: ignore[no-any-return]
 
 
 def element(graph: fx.Graph, node: fx.Node, index: int) -> fx.Node:

@@ -114,7 +114,8 @@ def _sentence(row: dict[str, Any]) -> str:
         return f"{row['weight']} is {change}"
     if kind == "folded":
         parts = " and ".join(re.sub(".weight$", "", part) for part in row["parts"])
-        return f"{parts} became one weight, {row['weight']}"
+        became = "became one weight" if len(row["parts"]) > 1 else f"is loaded as {row['made']}"
+        return f"{parts} {became}, {row['weight']}"
     if kind == "lowered":
         why = (
             "picked by `kernel auto`"

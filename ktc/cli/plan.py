@@ -46,6 +46,7 @@ def plan_json(compiled: Any, placement: Any) -> dict[str, Any]:
         },
         "sites": rows(compiled),
         "rewrites": rewrites(compiled),
+        "views": views(context),
         "passes": [{"name": r.name, "seconds": r.seconds, "nodes": r.nodes_after} for r in compiled.records],
         "seconds": compiled.seconds,
     }  # fmt: skip
@@ -102,6 +103,18 @@ def rewrites(compiled: Any) -> list[dict[str, Any]]:
             found.append(
                 {"name": event.stage[8:], "fired": event.data["fired"], "missed": event.data["missed"]}
             )
+    return found
+
+
+def views(context: Any) -> dict[str, int]:
+    """How many weights are read through each view, by the op that asked for it."""
+    from ktc.weights.views import to_json
+
+    found: dict[str, int] = {}
+    for weight in context.weights.values():
+        for view in weight.assembly.views:
+            name = to_json(view)["view"]
+            found[name] = found.get(name, 0) + 1
     return found
 
 
@@ -166,5 +179,9 @@ def print_plan(compiled: Any, placement: Any) -> None:
         console.print()
         fired = ", ".join(f"{r['name']} ×{r['fired']}" for r in data["rewrites"] if r["fired"])
         console.print(f"rewrites: {fired or 'none fired'}")
+    if data["views"]:
+        console.print(
+            f"views of weights: {', '.join(f'{name} ×{count}' for name, count in data['views'].items())}"
+        )
     total = sum(compiled.seconds.values())
     console.print(f"compiled in {total:.2f} s (capture {compiled.seconds['capture']:.2f} s)")

@@ -10,6 +10,7 @@ from ktc.passes.ops import op_name
 from support.compiling import HOST, compile_for, tiny
 
 import ktc
+from ktc.cli.plan import views
 from ktc.runtime.graph_engine import make_pool
 
 LATENT = ("deepseek_v2", "deepseek_v3")
@@ -85,8 +86,9 @@ def test_kv_b_is_loaded_through_two_views_and_one_rule_speaks_of_both():
     assert values.shape == (heads, model.config.v_head_dim, model.config.kv_lora_rank)
     assert (keys.format, values.format) == ("q8_0", "q8_0")
     assert str(keys.assembly) == f"mla_key_weight({name}, heads = {heads}, nope = {nope})"
-    views = {e.data["view"] for e in done.context.events if e.kind == "format"}
-    assert str(values.assembly) in views
+    assert views(done.context) == {"mla_key_weight": 2, "mla_value_weight": 2}
+    shown = {e.data["view"] for e in done.context.events if e.kind == "format"}
+    assert str(values.assembly) in shown
 
 
 def test_a_format_that_does_not_divide_the_view_names_it():

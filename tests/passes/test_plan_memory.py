@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from ktc.grammar.diagnostics import KtError
 from ktc.passes.emit import emit
+from support.compiling import HOST, compile_for, tiny
+from support.peak_memory import PeakMemory
 
+import ktc
 from ktc.runtime.graph_engine import GraphEngine, make_pool
 
 
@@ -54,3 +58,45 @@ def test_cache_dtype_and_tokens_by_rule(compiled):
     done = compiled("rule c { match model.layers[1].self_attn cache paged(dtype = f16, tokens = 64) }")
     placement = emit(done.context)
     assert [cache.dtype for cache in placement.caches] == ["float32", "float16"]
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3_moe", "qwen2_moe", "gpt_oss"])
+def test_planned_activations_are_what_a_prefill_step_holds(name):
+    """Of MoE models too, whose experts are one op: what torch makes in a step of 512 tokens."""
+    model, library = tiny(name), f'include "std/{name}.kt"\n'
+    plan = compile_for(model, library).context.memory.devices["host"].activations
+    placed = ktc.rewrite(model, HOST + library)
+    ids = torch.randint(3, 500, (1, 512), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad(), PeakMemory() as seen:
+        placed(ids, use_cache=True, logits_to_keep=1)
+    assert seen.peak <= plan * 1.02, "a plan that promises too little"
+    assert plan <= 1.5 * seen.peak, "a plan that wastes memory"
+
+
+def test_a_streamed_weight_takes_the_bytes_of_its_layout(compiled):
+    """A weight that a phase copies to another device is charged there as packed, not as the floats it stands for."""
+    text = """
+    device host = cpu (memory = 1GiB)
+    device far = cpu (memory = 1GiB)
+    phase bulk = tokens >= 64
+    rule everything { match ** place host quant q8_0 }
+    rule mlps { match model.layers[*].mlp on bulk { place far } }
+    """
+    done = compiled(text, bare=True)
+    rows = {weight.name: s.nbytes for weight in done.context.weights.values() for s in weight.stores.values()}
+    one = rows["model.layers.0.mlp.down_proj.weight"]
+    assert one < 512 * 256 * 1.2
+    far = done.context.memory.devices["far"]
+    assert far.weights == 0
+    assert 3 * 512 * 512 * 4 <= far.activations <= 3 * 512 * 512 * 4 + 3 * one
+
+
+def test_a_kernel_that_asks_for_workspace_is_charged_while_it_runs(monkeypatch):
+    from ktc.backends.registry import kernels
+
+    plain = compile_for(tiny("llama"), "").context.memory.devices["host"].activations
+    kernel = kernels()["cpu.attention"]
+    asked = lambda node, weights: 16384 * node.meta["val"].shape[1]  # noqa: E731
+    monkeypatch.setitem(kernel.__dict__, "workspace", asked)
+    more = compile_for(tiny("llama"), "").context.memory.devices["host"].activations
+    assert 16384 * 512 < more <= plain + 16384 * 512
