@@ -183,12 +183,15 @@ struct Pool::State {
 
   void wait_for_bell(uint32_t rung) {
     const auto until = std::chrono::steady_clock::now() + kSpin;
-    do {
+    for (;;) {
       for (int i = 0; i < 64; ++i) {
         if (bell.load(std::memory_order_acquire) != rung) return;
         relax();
       }
-    } while (sessions.load(std::memory_order_relaxed) > 0 || std::chrono::steady_clock::now() < until);
+      if (std::chrono::steady_clock::now() < until) continue;
+      if (sessions.load(std::memory_order_relaxed) == 0) break;
+      std::this_thread::yield();  // awake, but not in the way of others
+    }
     sleepers.fetch_add(1);
     while (bell.load() == rung) sleep_on(bell, rung);
     sleepers.fetch_sub(1);

@@ -1,9 +1,10 @@
-"""The commands that need the compiler: compile, plan, explain, inspect, run, chat, verify, doctor."""
+"""The commands that need the compiler: compile, plan, explain, inspect, run, chat, verify, bench, doctor."""
 
 from __future__ import annotations
 
 import typer
 
+from ktc.cli.bench import bench
 from ktc.cli.chat import chat
 from ktc.cli.compile_ import compile_
 from ktc.cli.doctor import doctor
@@ -26,6 +27,7 @@ app.command("import-yaml")(import_yaml)
 app.command("run")(run_command)
 app.command("chat")(chat)
 app.command("verify")(verify)
+app.command("bench")(bench)
 app.command("doctor")(doctor)
 
 

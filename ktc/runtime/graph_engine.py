@@ -12,6 +12,7 @@ import torch.fx as fx
 from ktc import _cpu
 from ktc.backends.registry import Weight, kernels
 from ktc.errors import ArtifactError
+from ktc.events import EventStream
 from ktc.grammar.evaluate import applies
 from ktc.grammar.functions import BUILTINS
 from ktc.grammar.parser import parse_expression
@@ -34,6 +35,10 @@ class GraphEngine:
         progress: called with (bytes loaded, bytes in all).
         native: whether CPU segments run as native programs, else every node as Python; None for what the
             environment variable KTC_NATIVE says (0 for Python), which is yes where it is not set.
+
+    Attributes:
+        programs: what runs, by phase.
+        events: one "segment" record for each piece of every phase's graph: native, or Python and why.
     """
 
     def __init__(
@@ -63,6 +68,13 @@ class GraphEngine:
             name: Program(graph, tensors, placement.threads, workspace, on_cpu)
             for name, graph in placement.graphs.items()
         }
+        self.events = EventStream()
+        for name, program in self.programs.items():
+            for index, piece in enumerate(program.pieces):
+                self.events.emit(
+                    "load", "segment", f"{name}.{index}", native=piece.native, nodes=len(piece.nodes),
+                    ops=len(piece.ops), reasons=piece.reasons,
+                )  # fmt: skip
         self._conditions = [(phase.name, condition(phase)) for phase in placement.phases]
 
     def phase_of(self, step: Step) -> str:

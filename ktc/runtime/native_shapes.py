@@ -231,8 +231,8 @@ def _value(
     if node.op == "call_method":
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
     if node.op == "call_function" and callable(node.target):
-        if str(node.target) == "kt.transfer.default":
-            return torch.empty_like(args[0])  # the op itself would make a tensor on the other device
+        if str(node.target) == "kt.transfer.default":  # the op would make a tensor on the other device
+            return values[node.all_input_nodes[0]].clone()
         return node.target(*args, **kwargs)
     raise TypeError(f"{node.op} has no shape")
 
@@ -257,5 +257,5 @@ def _see(tensor: torch.Tensor, numbers: dict[int, int]) -> _Seen:
     number = numbers.setdefault(storage._cdata, len(numbers))
     return _Seen(
         number, tensor.dtype,
-        (storage.nbytes(), tensor.storage_offset(), *tensor.size(), *tensor.stride()),
+        (storage.nbytes(), int(tensor.storage_offset()), *tensor.size(), *tensor.stride()),
     )  # fmt: skip

@@ -71,6 +71,9 @@ def test_equals_the_python_program(engines: tuple[GraphEngine, GraphEngine]) -> 
 def test_every_family_is_one_segment(engines: tuple[GraphEngine, GraphEngine]) -> None:
     pieces = engines[1].programs["step"].pieces
     assert [(piece.native, piece.reasons) for piece in pieces] == [(True, {})]
+    (event,) = engines[1].events
+    assert (event.kind, event.subject) == ("segment", "step.0")
+    assert event.data["native"] and event.data["ops"] > 10
 
 
 def test_any_number_of_threads_and_counting_change_nothing(
