@@ -56,7 +56,7 @@ Step make_linear(const std::vector<Call>& calls) {
     require(y.type == Type::f32 && y.contiguous() && y.elements() == tokens * rows && y.size(-1) == rows, "y",
             y, ("contiguous float32[..., " + std::to_string(rows) + "]").c_str());
     products.push_back({weight, bias, y});
-    quantised = kernels::spec(weight.format).scales != kernels::Scales::none;
+    quantised = !kernels::is_float(weight.format);
     work.bytes += static_cast<double>(kernels::packed_bytes(weight.format, rows, columns)) +
                   4.0 * static_cast<double>(y.elements());
     work.operations += 2.0 * static_cast<double>(tokens * rows) * static_cast<double>(columns);
@@ -85,8 +85,7 @@ Step make_linear(const std::vector<Call>& calls) {
 
 bool join_linears(const std::vector<int64_t>& first, const std::vector<int64_t>& next) {
   const auto quantised = [](int64_t format) {
-    return format >= 0 && format < kFormats &&
-           kernels::spec(static_cast<Format>(format)).scales != kernels::Scales::none;
+    return format >= 0 && format < kFormats && !kernels::is_float(static_cast<Format>(format));
   };
   return quantised(first[0]) && quantised(next[0]) && first[2] == next[2] && first[3] == next[3];
 }
