@@ -39,8 +39,21 @@ def packed_bytes(weight: Weight) -> int:
     return count * expert_bytes(weight.format, rows, columns)
 
 
+def row_order(rows: int) -> torch.Tensor | None:
+    """In which order the layout holds an expert's rows, int64[rows]; None for their own.
+
+    32 rows of the first half alternate with 32 of the second, so that gate rows and the up rows that they meet lie side
+    by side; matrices whose rows are no multiple of 64, which no gate_up is, stay as they are.
+    """
+    if rows % 64:
+        return None
+    return torch.arange(rows).reshape(2, -1, 32).transpose(0, 1).reshape(-1)
+
+
 def pack(blocks: torch.Tensor, weight: Weight, out: torch.Tensor) -> None:
     """Packs the file blocks of all experts (uint8, contiguous) into `out` (uint8[packed_bytes], 64-byte aligned).
+
+    Each expert's rows in the order of `row_order`.
 
     Raises:
         OperandError: sizes, dtypes or alignment that do not fit.
@@ -53,9 +66,11 @@ def pack(blocks: torch.Tensor, weight: Weight, out: torch.Tensor) -> None:
         raise refuse("experts.pack", "out", out, f"uint8[{packed_bytes(weight)}]")
     one = Weight(weight.parameter, weight.format, (rows, columns))
     size, step = packed.packed_size(weight.format, rows, columns), expert_bytes(weight.format, rows, columns)
-    flat = blocks.reshape(-1)
+    flat, order = blocks.reshape(-1), row_order(rows)
     for index in range(count):
         share = flat[index * held : (index + 1) * held]
+        if order is not None:
+            share = share.reshape(rows, -1)[order].reshape(-1)
         packed.pack(share, one, out[index * step : index * step + size])
 
 

@@ -33,6 +33,8 @@ constexpr isa::Dispatch<const ExpertKernels> kKernels{&expert_kernels_generic};
 
 // More tokens are computed in parts, so that the workspace is bounded.
 constexpr int64_t kPartTokens = 4096;
+// What the sums of an item of the second loop may take.
+constexpr int64_t kSumBytes = 128 << 10;
 // A piece of work worth giving to another thread, about 3 us of a core: bytes of weights, and multiply-adds.
 constexpr int64_t kPieceBytes = 64 << 10, kPieceProducts = int64_t{1} << 19;
 
@@ -53,22 +55,33 @@ struct Matrix {
         bias(b) {}
 
   bool integers() const { return !is_float(format); }
+  // The row of the weight whose group of 32 rows is packed from `place` on.
+  int64_t row_at(int64_t place) const {
+    if (rows % (2 * kBlockColumns)) return place;
+    const int64_t group = place / kBlockColumns;
+    return group % 2 * (rows / 2) + group / 2 * kBlockColumns;
+  }
   // Bytes of the activations of one token.
   int64_t record() const { return integers() ? activation_record(columns) : 4 * columns; }
-  const uint8_t* band(int64_t expert, int64_t row) const {
-    return data + expert * expert_stride + row / kBandRows * band_stride;
+  const uint8_t* band(int64_t expert, int64_t place) const {
+    return data + expert * expert_stride + place / kBandRows * band_stride;
   }
-  // A call for `count` rows from `row` on, as if they were a weight of their own; y[token][y_stride].
-  LinearCall call(int64_t expert, int64_t row, int64_t count, float* y, int64_t y_stride) const {
+  // A call for the `count` rows packed from `place` on, as if they were a weight of their own; their biases,
+  // if there are any, go to `biases`.
+  LinearCall call(int64_t expert, int64_t place, int64_t count, float* y, float* biases) const {
     LinearCall call{};
-    call.weight = band(expert, row);
+    call.weight = band(expert, place);
     call.rows = count;
     call.columns = columns;
     call.band_stride = band_stride;
     call.x_stride = record();
-    call.bias = bias ? bias + expert * rows + row : nullptr;
+    if (bias) {
+      for (int64_t i = 0; i < count; i += kBlockColumns)
+        std::memcpy(biases + i, bias + expert * rows + row_at(place + i), kBlockColumns * 4);
+      call.bias = biases;
+    }
     call.y = y;
-    call.y_stride = y_stride;
+    call.y_stride = count;
     return call;
   }
   // Items to take at once, when one reads `item_rows` rows for `tokens` tokens.
@@ -120,49 +133,45 @@ struct Step {
   }
 
   void gate_item(int64_t item) const {
-    const int64_t blocks = experts.inner / kBlockColumns, rows = kBlockColumns;
-    const int64_t active = item / blocks, row = item % blocks * rows, count = choices(active);
+    constexpr int64_t rows = 2 * kBlockColumns;  // gate rows, then the up rows that belong to them
+    const int64_t blocks = experts.inner / kBlockColumns;
+    const int64_t active = item / blocks, block = item % blocks, count = choices(active);
     const int64_t run = this->run(count, gate_up);
-    uint8_t* panel = worker_scratch().get(static_cast<size_t>(kPanelBytes + run * 2 * rows * 4));
+    uint8_t* panel = worker_scratch().get(static_cast<size_t>(kPanelBytes + run * rows * 4));
     float* values = reinterpret_cast<float*>(panel + kPanelBytes);
-
-    const int64_t expert = route.expert[active],
-                  next = active + 1 < route.active ? route.expert[active + 1] : -1;
-    LinearCall gate = gate_up.call(expert, row, rows, values, 2 * rows);
-    LinearCall up = gate_up.call(expert, experts.inner + row, rows, values + rows, 2 * rows);
-    gate.after = up.weight;
-    up.after = row + rows < experts.inner ? gate_up.band(expert, row + rows)
-               : next >= 0                ? gate_up.band(next, 0)
-                                          : nullptr;
-    gate.x = up.x = x;
+    alignas(64) float biases[rows];
+    LinearCall call = gate_up.call(route.expert[active], block * rows, rows, values, biases);
+    if (block + 1 == blocks && active + 1 < route.active)
+      call.after = gate_up.band(route.expert[active + 1], 0);
+    call.x = x;
     // Of 32 columns: an ActivationBlock takes as much as their bf16 values.
-    const int64_t block_bytes = down.integers() ? int64_t{sizeof(ActivationBlock)} : 4 * rows;
+    const int64_t block_bytes = down.integers() ? int64_t{sizeof(ActivationBlock)} : 4 * kBlockColumns;
     for (int64_t first = 0; first < count; first += run) {
       const int64_t here = std::min(run, count - first), choice = route.begin[active] + first;
-      gate.order = up.order = route.token + choice;
-      multiply(gate_up, gate, here, tiles, panel);
-      multiply(gate_up, up, here, tiles, panel);
-      gate_rows(values, here, inner + choice * down.record() + row / rows * block_bytes);
+      call.order = route.token + choice;
+      multiply(gate_up, call, here, tiles, panel);
+      gate_rows(values, here, inner + choice * down.record() + block * block_bytes);
     }
   }
 
-  // Rows [row, row + rows) of y.
-  void down_item(int64_t row, int64_t rows, float* y) const {
+  // The rows of y that are packed in [place, place + rows).
+  void down_item(int64_t place, int64_t rows, float* y) const {
     int64_t run = 0;
     for (int64_t active = 0; active < route.active; ++active) run = std::max(run, choices(active));
     run = this->run(run, down);
-    uint8_t* panel = worker_scratch().get(static_cast<size_t>(kPanelBytes + (run + tokens) * rows * 4));
+    uint8_t* panel = worker_scratch().get(static_cast<size_t>(kPanelBytes + (run + tokens + 1) * rows * 4));
     float* values = reinterpret_cast<float*>(panel + kPanelBytes);
-    float* sums = values + run * rows;
+    float *sums = values + run * rows, *biases = sums + tokens * rows;
     std::memset(sums, 0, static_cast<size_t>(tokens * rows) * 4);
 
     for (int64_t active = 0; active < route.active; ++active) {
       const int64_t count = choices(active);
-      LinearCall call = down.call(route.expert[active], row, rows, values, rows);
-      if (active + 1 < route.active)
-        call.after = down.band(route.expert[active + 1], row);
-      else if (row + rows < experts.hidden)
-        call.after = down.band(route.expert[0], row + rows);
+      LinearCall call = down.call(route.expert[active], place, rows, values, biases);
+      if (active + 1 < route.active) {
+        call.after = down.band(route.expert[active + 1], place);
+      } else if (place + rows < experts.hidden) {
+        call.after = down.band(route.expert[0], place + rows);
+      }
       for (int64_t first = 0; first < count; first += run) {
         const int64_t here = std::min(run, count - first), choice = route.begin[active] + first;
         call.x = inner + choice * down.record();
@@ -170,8 +179,19 @@ struct Step {
         kernels.accumulate(values, here, rows, route.token + choice, route.weight + choice, sums);
       }
     }
-    for (int64_t token = 0; token < tokens; ++token)
-      std::memcpy(y + token * experts.hidden + row, sums + token * rows, static_cast<size_t>(rows) * 4);
+    for (int64_t i = 0; i < rows; i += kBlockColumns) {
+      float* to = y + down.row_at(place + i);
+      for (int64_t token = 0; token < tokens; ++token)
+        std::memcpy(to + token * experts.hidden, sums + token * rows + i, kBlockColumns * 4);
+    }
+  }
+
+  // Rows of an item of the second loop. Memory is the faster the more rows of an expert are read in a run,
+  // because the processor's prefetching starts anew with each (34 GB/s in one run, 24 in runs of 38 KB); but
+  // threads want a few items each, and sums should stay in L2.
+  int64_t down_rows(int threads) const {
+    const int64_t most = std::min(experts.hidden / (4 * threads), kSumBytes / (4 * tokens));
+    return std::clamp<int64_t>(most / kBlockColumns * kBlockColumns, kBlockColumns, experts.hidden);
   }
 
   void run(float* y) const {
@@ -181,10 +201,8 @@ struct Step {
                       [&](int64_t begin, int64_t end, int) {
                         for (int64_t item = begin; item < end; ++item) gate_item(item);
                       });
-    // Long runs of an expert's rows come faster from memory; many items balance the threads.
-    const int64_t rows = experts.hidden / 64 >= 4 * pool.threads() ? 64 : 32;
-    const int64_t grain =
-        down.grain(rows, std::max<int64_t>(1, tokens * chosen / route.active) * route.active);
+    const int64_t rows = down_rows(pool.threads());
+    const int64_t grain = down.grain(rows, mean_tokens() * route.active);
     pool.parallel_for((experts.hidden + rows - 1) / rows, grain, [&](int64_t begin, int64_t end, int) {
       for (int64_t item = begin; item < end; ++item)
         down_item(item * rows, std::min(rows, experts.hidden - item * rows), y);

@@ -10,7 +10,9 @@ namespace ktc::kernels {
 
 // Expert e's matrices, packed one by one (packed/format.hpp), lie packed_bytes apart: gate_up [2 inner,
 // hidden], gate rows before up rows, and down [hidden, inner]. `hidden` and `inner` are multiples of 32 and
-// of the formats' blocks.
+// of the formats' blocks. Where the rows of a matrix are a multiple of 64, they are packed in another order:
+// 32 rows of the first half, 32 of the second, and so on, so that gate rows and the up rows that they meet
+// are read in one run (layout r16.experts).
 struct Experts {
   Gate gate;
   int64_t count, hidden, inner;

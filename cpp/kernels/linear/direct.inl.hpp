@@ -8,8 +8,29 @@ namespace {
 
 // Tokens that meet a tile at once, as many as registers hold: 8 lines of codes, and a sum a token.
 constexpr int kDirectGroup = kWidth == 16 ? 16 : 4;
-// How far ahead weights are prefetched: what memory delivers in its latency.
-constexpr int64_t kAhead = 3072;
+// Weights are asked for ahead of their use. One token is faster than memory: all its lines are under way to
+// L1 at once. More tokens leave time between the lines, in which a far request brings them to L2 and a near
+// one to L1. Measured on Zen 4 with 2 MiB pages: 35 GB/s a core at one token, where 3 KiB ahead gives 28; at
+// four tokens 22.7 instead of 15, all that their arithmetic takes.
+constexpr int64_t kAheadAlone = 8 << 10, kAheadFar = 16 << 10, kAheadNear = 2 << 10;
+
+// Asks for what lies ahead of kBytes bytes at `at`; what would be `stop` and behind lies `jump` bytes on.
+template <int kTokens, int kBytes>
+inline void fetch(const uint8_t* at, const uint8_t* stop, int64_t jump) {
+  const uint8_t* far = at + (kTokens == 1 ? kAheadAlone : kAheadFar);
+  if (far >= stop) far += jump;
+  const uint8_t* near = at + kAheadNear;
+  if (near >= stop) near += jump;
+#pragma GCC unroll 16
+  for (int i = 0; i < kBytes; i += 64) {
+    if constexpr (kTokens == 1) {
+      __builtin_prefetch(far + i);
+    } else {
+      __builtin_prefetch(far + i, 0, 2);
+      __builtin_prefetch(near + i);
+    }
+  }
+}
 
 template <Format kFormat, int kTokens>
 void direct_tokens(const LinearCall& call, int64_t begin, int64_t end, int64_t first) {
@@ -32,11 +53,9 @@ void direct_tokens(const LinearCall& call, int64_t begin, int64_t end, int64_t f
     for (int64_t start = 0; start < all; start += kChunkTiles) {
       const int tiles = static_cast<int>(all - start < kChunkTiles ? all - start : kChunkTiles);
       const uint8_t* tile = header + header_bytes(T::s.scales, tiles);
+      fetch<kTokens, header_bytes(T::s.scales, kChunkTiles)>(header, stop, jump);
       for (int t = 0; t < tiles; ++t, tile += bytes) {
-        const uint8_t* ahead = tile + kAhead;
-        if (ahead >= stop) ahead += jump;
-#pragma GCC unroll 8
-        for (int i = 0; i < bytes; i += 64) __builtin_prefetch(ahead + i);
+        fetch<kTokens, bytes>(tile, stop, jump);
         const int64_t block = start + t;
 #pragma GCC unroll 4
         for (int part = 0; part < kParts; ++part) {
