@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.fx as fx
@@ -39,7 +38,7 @@ def call(
     mode = fake_mode(graph)
     values, options = value_of(args), value_of(dict(kwargs or {}))
     # Layers are alike: what one call made of operands of some types, it makes of them in every layer.
-    known = _KNOWN.setdefault(mode, {})
+    known: dict[Hashable, Any] = vars(mode).setdefault(_KNOWN, {})
     key = (target, _type_key(values), _type_key(options))
     if key not in known:
         with torch.no_grad(), mode:
@@ -48,7 +47,8 @@ def call(
     return node
 
 
-_KNOWN: WeakKeyDictionary[FakeTensorMode, dict[Hashable, Any]] = WeakKeyDictionary()
+_KNOWN = "ktc_known"
+"""Where a mode keeps what is known: with it, since the values hold on to their mode."""
 
 
 def _type_key(value: Any) -> Hashable:
