@@ -6,6 +6,7 @@ end a run, for C++ computes sizes itself. `NativeSegment` is one, ready to be ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,10 +15,11 @@ import torch.fx as fx
 
 from ktc import _cpu
 from ktc.backends.cpu.library import OperandError
-from ktc.runtime.native_ops import TYPES, NativeOp, NotNativeError, emit
+from ktc.runtime.native_ops import TYPES, NativeOp, NotNativeError, emit, is_contiguous
 from ktc.runtime.native_shapes import SYMBOLS, Leaf, Shapes, evaluate
 
 _ACTIVATION, _EXTERNAL, _CONSTANT = range(3)
+_LAYOUTS = 16
 
 
 @dataclass
@@ -65,7 +67,7 @@ def divide(
             home[node] = home[source]
             continue
         ops: list[NativeOp] = []
-        reason = None if on_cpu(node) else "it runs on another device"
+        reason = None if all(map(on_cpu, (node, *_arrives(node)))) else "it runs on another device"
         if reason is None:
             try:
                 ops = emit(node, shapes, constants)
@@ -83,6 +85,11 @@ def divide(
     return _merged(pieces)
 
 
+def _arrives(node: fx.Node) -> list[fx.Node]:
+    """What a transfer brings, which may lie on another device than the transfer's own."""
+    return node.all_input_nodes if str(node.target) == "kt.transfer.default" else []
+
+
 def _merged(pieces: list[Piece]) -> list[Piece]:
     """Pieces of views alone joined to their neighbours: a view is not worth a native segment."""
     merged: list[Piece] = []
@@ -96,6 +103,23 @@ def _merged(pieces: list[Piece]) -> list[Piece]:
         else:
             merged.append(piece)
     return merged
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """A segment's inputs and outputs at a step's sizes.
+
+    Attributes:
+        entering: dtype, shape, strides, and bytes before it in its storage, of every input.
+        written: shape and dtype of the memory to be made for every storage that leaves.
+        counts: bytes of all these storages, inputs first.
+        whole: the outputs are those storages as they are, in that order.
+    """
+
+    entering: list[tuple[torch.dtype, tuple[int, ...], tuple[int, ...], int]]
+    written: list[tuple[tuple[int, ...], torch.dtype]]
+    counts: list[int]
+    whole: bool
 
 
 @dataclass(frozen=True)
@@ -133,6 +157,7 @@ class NativeSegment:
         sizes: list[int],
     ) -> None:
         self._bytes = shapes.storage_bytes
+        self._layouts: dict[tuple[int, ...], _Layout] = {}
         self._sizes = sizes
         inside = set(piece.nodes)
         self._outputs = [Port(node, shapes.leaves[node][0]) for node in exported]
@@ -191,22 +216,64 @@ class NativeSegment:
             OperandError: an operand that does not fit, naming the node.
         """
         sizes = self._sizes
-        memory: dict[int, torch.Tensor] = {}
-        addresses, counts = [], []
-        for (storage, port), tensor in zip(self._entering.items(), tensors, strict=True):
-            tensor = _fitting(port, tensor, sizes)
-            memory[storage] = tensor
-            addresses.append(tensor.data_ptr() - evaluate(port.leaf.offset, sizes) * tensor.itemsize)
-            counts.append(evaluate(self._bytes[storage], sizes))
-        for storage in self._written:
-            memory[storage] = fresh = torch.empty(evaluate(self._bytes[storage], sizes), dtype=torch.uint8)
-            addresses.append(fresh.data_ptr())
-            counts.append(fresh.numel())
+        layout = self._layouts.get(tuple(sizes)) or self._lay_out(tuple(sizes))
+        entered, addresses = [], []
+        for tensor, (dtype, shape, strides, offset) in zip(tensors, layout.entering, strict=True):
+            if (
+                tensor.dtype is not dtype
+                or tensor.shape != shape
+                or tensor.stride() != strides
+                or not tensor.is_cpu
+            ):
+                tensor = self._fitting(tensor, len(entered), layout)
+            entered.append(tensor)
+            addresses.append(tensor.data_ptr() - offset)
+        fresh = [torch.empty(shape, dtype=dtype) for shape, dtype in layout.written]
+        addresses.extend([tensor.data_ptr() for tensor in fresh])
         try:
-            self.program.run(sizes, addresses, counts)
+            self.program.run(sizes, addresses, layout.counts)
         except (ValueError, IndexError, OverflowError) as error:
             raise OperandError(str(error)) from error
+        if layout.whole:
+            return tuple(fresh)
+        memory = dict(zip((*self._entering, *self._written), (*entered, *fresh), strict=True))
         return tuple([self._result(port.leaf, memory, sizes) for port in self._outputs])
+
+    def _lay_out(self, sizes: tuple[int, ...]) -> _Layout:
+        """Shapes and bytes at a step's sizes; those of the last few are kept."""
+        entering = []
+        for port in self._entering.values():
+            leaf = port.leaf
+            shape, strides = (tuple(evaluate(n, sizes) for n in part) for part in (leaf.shape, leaf.strides))
+            offset = evaluate(leaf.offset, sizes) * leaf.dtype.itemsize
+            entering.append((leaf.dtype, shape, strides, offset))
+        counts = [evaluate(self._bytes[storage], sizes) for storage in (*self._entering, *self._written)]
+        written: list[tuple[tuple[int, ...], torch.dtype]] = []
+        whole = [port.leaf.storage for port in self._outputs] == self._written
+        for port in self._outputs if whole else ():
+            shape = tuple(evaluate(n, sizes) for n in port.leaf.shape)
+            whole = whole and is_contiguous(port.leaf)
+            whole = (
+                whole and math.prod(shape) * port.leaf.dtype.itemsize == counts[len(entering) + len(written)]
+            )
+            written.append((shape, port.leaf.dtype))
+        if not whole:
+            written = [((count,), torch.uint8) for count in counts[len(entering) :]]
+        if len(self._layouts) >= _LAYOUTS:
+            self._layouts.pop(next(iter(self._layouts)))
+        self._layouts[sizes] = layout = _Layout(entering, written, counts, whole)
+        return layout
+
+    def _fitting(self, tensor: torch.Tensor, index: int, layout: _Layout) -> torch.Tensor:
+        """A tensor as the program expects it. Raises OperandError for another dtype, shape or device."""
+        dtype, shape, strides, _ = layout.entering[index]
+        if tensor.dtype is not dtype or tensor.shape != shape or not tensor.is_cpu:
+            what = f"{tensor.dtype}{list(tensor.shape)} on {tensor.device}"
+            name = self.inputs[index].name
+            raise OperandError(f"{name} must be {dtype}{list(shape)} on the CPU, not {what}")
+        if all(size == 1 or a == b for size, a, b in zip(shape, tensor.stride(), strides, strict=True)):
+            return tensor
+        return torch.empty_strided(shape, strides, dtype=dtype).copy_(tensor)
 
     def _result(self, leaf: Leaf, memory: Mapping[int, torch.Tensor], sizes: Sequence[int]) -> torch.Tensor:
         shape = [evaluate(n, sizes) for n in leaf.shape]
@@ -217,23 +284,8 @@ class NativeSegment:
         else:
             base = memory[leaf.storage]
             if leaf.storage in self._entering:
-                offset += int(base.storage_offset()) - evaluate(
-                    self._entering[leaf.storage].leaf.offset, sizes
-                )
-            else:
+                entered = self._entering[leaf.storage].leaf
+                offset += int(base.storage_offset()) - evaluate(entered.offset, sizes)
+            elif base.dtype is not leaf.dtype:
                 base = base.view(leaf.dtype)
         return torch.as_strided(base, shape, strides, offset)
-
-
-def _fitting(port: Port, tensor: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
-    """The tensor as the program expects it. Raises OperandError when it has another dtype, shape or device."""
-    leaf = port.leaf
-    shape = tuple(evaluate(n, sizes) for n in leaf.shape)
-    if tensor.dtype is not leaf.dtype or tensor.shape != shape or tensor.device.type != "cpu":
-        what = f"{tensor.dtype}{list(tensor.shape)} on {tensor.device}"
-        raise OperandError(f"{port.node.name} must be {leaf.dtype}{list(shape)} on the CPU, not {what}")
-    strides = tuple(evaluate(n, sizes) for n in leaf.strides)
-    if all(size == 1 or a == b for size, a, b in zip(shape, tensor.stride(), strides, strict=True)):
-        return tensor
-    laid_out = torch.empty_strided(shape, strides, dtype=tensor.dtype)
-    return laid_out.copy_(tensor)
