@@ -51,9 +51,17 @@ def row_order(rows: int) -> torch.Tensor | None:
 
 
 def pack(blocks: torch.Tensor, weight: Weight, out: torch.Tensor) -> None:
-    """Packs the file blocks of all experts (uint8, contiguous) into `out` (uint8[packed_bytes], 64-byte aligned).
+    """As `pack_matrices`, each expert's rows in the order of `row_order`."""
+    pack_matrices(blocks, weight, out, row_order(weight.shape[1]))
 
-    Each expert's rows in the order of `row_order`.
+
+def pack_matrices(
+    blocks: torch.Tensor, weight: Weight, out: torch.Tensor, order: torch.Tensor | None = None
+) -> None:
+    """Packs the file blocks of all matrices (uint8, contiguous) into `out` (uint8[packed_bytes], 64-byte aligned).
+
+    Args:
+        order: int64[rows], of each matrix's rows in `out`; None for their own.
 
     Raises:
         OperandError: sizes, dtypes or alignment that do not fit.
@@ -66,7 +74,7 @@ def pack(blocks: torch.Tensor, weight: Weight, out: torch.Tensor) -> None:
         raise refuse("experts.pack", "out", out, f"uint8[{packed_bytes(weight)}]")
     one = Weight(weight.parameter, weight.format, (rows, columns))
     size, step = packed.packed_size(weight.format, rows, columns), expert_bytes(weight.format, rows, columns)
-    flat, order = blocks.reshape(-1), row_order(rows)
+    flat = blocks.reshape(-1)
     for index in range(count):
         share = flat[index * held : (index + 1) * held]
         if order is not None:

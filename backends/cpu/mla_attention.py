@@ -21,13 +21,15 @@ import torch
 import torch.fx as fx
 from ktc.backends.cpu import packed
 from ktc.backends.cpu.attention import CACHE_TYPES
-from ktc.backends.cpu.experts import LAYOUT, expert_bytes, pack, packed_bytes
+from ktc.backends.cpu.experts import expert_bytes, packed_bytes
+from ktc.backends.cpu.experts import pack_matrices as pack
 from ktc.backends.cpu.library import OperandError, arguments, define, insert, refuse, shape_of
 from ktc.backends.cpu.mla_expand import heads
 from ktc.backends.registry import Kernel, Option, Weight, register
 
 from ktc import _cpu
 
+LAYOUT = "r16.heads"
 FORMS = ("auto", "absorbed", "expanded")
 OPERANDS = (
     "q_nope", "q_rope", "latent", "k_rope", "w_key", "w_value", "key_cache", "value_cache", "seq_starts",
