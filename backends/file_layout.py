@@ -9,6 +9,8 @@ from ktc.backends.registry import Weight
 from ktc.weights.formats import nbytes
 
 LAYOUT = "file"
+LAYOUT_VERSION = 1
+"""Raise it with any change to how the blocks of a format lie."""
 
 
 def packed_bytes(weight: Weight) -> int:

@@ -47,6 +47,8 @@ class Kernel:
         layout: name of the weight layout it reads; kernels of one layout share one copy of a weight. "dense": an
             ordinary tensor of the activation dtype; "file": the blocks as they lie in the file (uint8); any
             other is what `pack` makes.
+        layout_version: number of the layout's bytes, the same for every kernel of the layout; weights that were packed
+            into an artifact with another are refused. Raise it with any change to what `pack` writes.
         pack: writes one weight in the kernel's layout: (file blocks uint8[...], Weight, out uint8[packed_bytes]).
         packed_bytes: size in bytes of what `pack` writes, known without loading anything.
         workspace: most bytes that one call needs beside operands and results, charged by `plan_memory`; None for
@@ -67,6 +69,7 @@ class Kernel:
     rank: int = 0
     supports: Callable[[fx.Node], str | None] = lambda node: None
     layout: str = "dense"
+    layout_version: int = 1
     pack: Callable[[torch.Tensor, Weight, torch.Tensor], None] | None = None
     packed_bytes: Callable[[Weight], int] | None = None
     workspace: Callable[[fx.Node, Mapping[str, Weight]], int | torch.SymInt] | None = None
@@ -77,9 +80,12 @@ _KERNELS: dict[str, Kernel] = {}
 
 
 def register(kernel: Kernel) -> Kernel:
-    """Adds a kernel; two kernels of one name are a programming error (ValueError)."""
+    """Adds a kernel; two of one name, or of one layout in two versions, are programming errors (ValueError)."""
     if kernel.name in _KERNELS:
         raise ValueError(f"kernel {kernel.name!r} is registered twice")
+    for other in _KERNELS.values():
+        if other.layout == kernel.layout and other.layout_version != kernel.layout_version:
+            raise ValueError(f"{other.name} and {kernel.name} read two versions of the layout {kernel.layout!r}")
     _KERNELS[kernel.name] = kernel
     return kernel
 

@@ -21,6 +21,7 @@ from ktc.runtime import artifact as artifacts
 from ktc.runtime.generation import generation_defaults
 from ktc.runtime.graph_engine import GraphEngine
 from ktc.runtime.model import placed_model
+from ktc.runtime.packed import PackedWeights
 from ktc.runtime.placed_module import PlacedModule
 from ktc.runtime.placement import Placement
 from ktc.weights.source import WeightSource, open_source
@@ -50,9 +51,20 @@ class CompiledModel(NamedTuple):
         """
         return load_compiled(self.compiled, self.placement, progress)
 
-    def save(self, folder: str | Path) -> Path:
-        """Writes the artifact that `ktc.load` and `ktc run` take. Raises ArtifactError."""
-        return artifacts.save(self.compiled, self.placement, Path(folder))
+    def save(self, folder: str | Path, *, pack: bool = False, progress: Progress | None = None) -> Path:
+        """Writes the artifact that `ktc.load` and `ktc run` take.
+
+        Args:
+            folder: where; an artifact that is there is replaced.
+            pack: whether it holds the weights as well, in the layouts that kernels read, so that loading needs
+                nothing else and goes at the speed of the disk.
+            progress: of packing, called with (bytes written, bytes in all).
+
+        Raises:
+            ArtifactError: the folder holds something else, or the disk is full.
+            WeightError: a weight cannot be packed.
+        """
+        return artifacts.save(self.compiled, self.placement, Path(folder), pack, progress)
 
 
 def rewrite(
@@ -111,6 +123,7 @@ def compile(
     weights: bool = True,
     dump: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
+    pack: bool = False,
 ) -> CompiledModel:
     """Compiles a `.kt` program for the model it names.
 
@@ -122,11 +135,14 @@ def compile(
         weights: False to plan only: configuration is read, weights are neither needed nor checked.
         dump: folder for what each pass changed.
         progress: called with the name of each stage.
+        pack: whether the artifact holds the weights as well; see `CompiledModel.save`.
 
     Raises:
         KtError: with every diagnostic found.
         KtcError: the model's files cannot be read, or the model cannot be captured.
     """
+    if pack and output is None:
+        raise KtcError("packed weights need a place", hint="pass output=FOLDER")
     if output is not None and not weights:
         raise KtcError("an artifact needs the weights", hint="leave out --no-weights, or use `ktc plan`")
     checked = as_rules(rules, params=params)
@@ -136,7 +152,9 @@ def compile(
         compiled = compile_language_model(checked, config, source, options)
     placement = emit(compiled.context)
     if output is not None:
-        artifacts.save(compiled, placement, Path(output))
+        if pack and progress is not None:
+            progress("packing weights")
+        artifacts.save(compiled, placement, Path(output), pack)
     return CompiledModel(compiled, placement)
 
 
@@ -147,7 +165,7 @@ def load(
 
     Args:
         artifact: the folder that `ktc compile -o` wrote.
-        model: where the weights are now, if they moved.
+        model: where the weights are now, if they moved; a packed artifact has its own.
         progress: called with (bytes loaded, bytes in all).
 
     Raises:
@@ -157,11 +175,7 @@ def load(
     import ktc.backends.torch  # noqa: F401  (kernels register when imported)
 
     found = artifacts.load(Path(artifact))
-    where = model or (found.manifest.get("source") or {}).get("path")
-    if where is None:
-        raise ArtifactError(f"{artifact} does not say where its weights are", hint="pass model=WHERE")
-    source = open_source(where)
-    artifacts.check_source(found, source)
+    source = _weights(found, model)
     tokenizer = found.tokenizer()
     config = found.placement.config
     defaults = generation_defaults(config, tokenizer)
@@ -169,6 +183,22 @@ def load(
     placed = _place(skeleton, found.placement, source, defaults, progress, str(artifact))
     object.__setattr__(placed, "tokenizer", tokenizer)
     return placed
+
+
+def _weights(found: artifacts.Artifact, model: str | Path | None) -> WeightSource | PackedWeights:
+    if found.packed is not None:
+        if model is not None:
+            raise ArtifactError(
+                f"{found.folder} holds its weights, packed",
+                hint=f"leave out {model}, or compile again for it",
+            )
+        return found.packed
+    where = model or (found.manifest.get("source") or {}).get("path")
+    if where is None:
+        raise ArtifactError(f"{found.folder} does not say where its weights are", hint="pass model=WHERE")
+    source = open_source(where)
+    artifacts.check_source(found, source)
+    return source
 
 
 def _example(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -236,7 +266,7 @@ def _relative(where: str, base: Path) -> str:
 def _place(
     skeleton: PreTrainedModel | None,
     placement: Placement,
-    source: WeightSource,
+    source: WeightSource | PackedWeights,
     defaults: GenerationConfig | None,
     progress: Progress | None = None,
     name: str = "",

@@ -25,6 +25,8 @@ def _has_layout(format: str) -> bool:
 
 
 LAYOUT = "r16"
+LAYOUT_VERSION = 1
+"""Raise it with any change to the bytes that packing writes, here or in cpp/kernels/packed."""
 PACKED: tuple[str, ...] = tuple(name for name in FORMATS if _has_layout(name))
 """The formats that have a packed layout."""
 COLUMNS = 32

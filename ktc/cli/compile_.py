@@ -1,4 +1,4 @@
-"""`ktc compile`: checks, compiles and writes an artifact."""
+"""`ktc compile`: checks, compiles and writes an artifact; with `--pack` the weights too."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from ktc.cli.common import Define, DumpTo, File, Json, Model, NoWeights, compile_file, print_json, reported
+from ktc.cli.common import (
+    Define,
+    DumpTo,
+    File,
+    Json,
+    Model,
+    NoWeights,
+    bar,
+    compile_file,
+    print_json,
+    reported,
+)
 from ktc.cli.plan import plan_json, print_plan
 
 
@@ -16,6 +27,9 @@ def compile_(
     output: Annotated[
         Path | None, typer.Option("-o", help="folder of the artifact; default: the file's name with `.ktc`")
     ] = None,
+    pack: Annotated[
+        bool, typer.Option("--pack", help="write the weights too, in the layouts that kernels read")
+    ] = False,
     define: Define = None,
     model: Model = None,
     no_weights: NoWeights = False,
@@ -32,10 +46,18 @@ def compile_(
     if help_params:
         _print_params(file, as_json)
         return
+    if pack and (no_weights or freeze):
+        raise typer.BadParameter("it writes weights", param_hint="--pack")
     target = None if no_weights or freeze else (output or file.with_suffix(".ktc"))
     compiled, placement = compile_file(
-        file, model=model, define=define, weights=not no_weights, dump=dump, output=target, as_json=as_json
-    )
+        file, model=model, define=define, weights=not no_weights, dump=dump, output=None if pack else target,
+        as_json=as_json,
+    )  # fmt: skip
+    if pack and target is not None:
+        with reported(as_json), bar("packing weights") as progress:
+            from ktc import api
+
+            api.CompiledModel(compiled, placement).save(target, pack=True, progress=progress)
     if freeze:
         from ktc.passes.autoplace import freeze as frozen
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ktc.cli.common import Json, print_json, quiet_libraries, reported
+from ktc.cli.common import Json, bar, print_json, quiet_libraries, reported
+from ktc.errors import ArtifactError
 
 
 def inspect_(
@@ -19,15 +20,20 @@ def inspect_(
     ],
     as_json: Json = False,
     tensors: Annotated[bool, typer.Option("--tensors", help="list every tensor")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="compare an artifact's packed weights with their checksums")
+    ] = False,
 ) -> None:
-    """Show what an artifact or a weights file holds; reads headers only."""
+    """Show what an artifact or a weights file holds; without --verify reads headers only."""
     with reported(as_json):
         quiet_libraries()
         from ktc.runtime.artifact import is_artifact
 
         if where.is_dir() and is_artifact(where):
-            _artifact(where, as_json, tensors)
+            _artifact(where, as_json, tensors, verify)
             return
+        if verify:
+            raise ArtifactError(f"{where} is no artifact", hint="--verify is for packed artifacts")
         from ktc.weights.inspect import inspect
 
         found = inspect(where)
@@ -37,13 +43,18 @@ def inspect_(
             _weights(found.to_json(), tensors)
 
 
-def _artifact(folder: Path, as_json: bool, tensors: bool) -> None:
+def _artifact(folder: Path, as_json: bool, tensors: bool, verify: bool) -> None:
     import ktc.backends.cpu
     import ktc.backends.torch  # noqa: F401  (the graphs name their kernels)
     from ktc.passes.sizes import size_words
     from ktc.runtime import artifact as artifacts
 
     found = artifacts.load(folder)
+    if verify:
+        if found.packed is None:
+            raise ArtifactError(f"{folder} holds no weights", hint="--verify is for packed artifacts")
+        with bar("verifying weights") as progress:
+            found.packed.verify(progress)
     weights = [
         {
             "name": weight.name,
@@ -60,6 +71,7 @@ def _artifact(folder: Path, as_json: bool, tensors: bool) -> None:
         "graphs": {name: len(graph.nodes) for name, graph in found.placement.graphs.items()},
         "weights": weights,
         "tokens": found.placement.tokens,
+        "packed": None if found.packed is None else {"bytes": found.packed.nbytes, "verified": verify},
     }
     if as_json:
         print_json(data)
@@ -73,6 +85,9 @@ def _artifact(folder: Path, as_json: bool, tensors: bool) -> None:
         print(f"  graph {name}: {count} nodes")
     total = sum(int(str(w["bytes"])) for w in weights)
     print(f"  {len(weights)} weights, {size_words(total)}; KV cache for {data['tokens']} tokens")
+    if found.packed is not None:
+        checked = ", every checksum right" if verify else ""
+        print(f"  packed: {size_words(found.packed.nbytes)} in {len(found.packed.sizes)} files{checked}")
     if tensors:
         for weight in weights:
             layout = weight["kernel"] or "dense"

@@ -122,7 +122,8 @@ def _opened(where: Path, model: str | None, define: list[str] | None, as_json: b
         place = model or (found.manifest["source"] or {}).get("path")
         if place is None:
             raise KtcError(f"{where} does not say where its weights are", hint="pass --model WHERE")
-        return Opened(lambda: open_model(where, model, None), open_source(place), found.tokenizer())
+        moved = None if found.packed else model  # a packed artifact has its weights; the eager model has not
+        return Opened(lambda: open_model(where, moved, None), open_source(place), found.tokenizer())
 
 
 def _loaded(compiled: Any, placement: Any) -> Any:

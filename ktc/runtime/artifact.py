@@ -8,6 +8,10 @@ rules/                the program as it was, its includes beside it
 config.json           the model's configuration
 buffers.safetensors   small constants (rotary frequencies, ...)
 tokenizer/            the tokenizer with its chat template, when the source has one
+weights.json          with `pack`: where each weight lies, in which version of its layout, with checksums
+weights-DEVICE.bin    with `pack`: the weights of a device in the layouts that its kernels read; see `packed.py`
+
+Without `pack` the weights stay in their source, which loading needs; with it the artifact is all there is to a model.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +30,8 @@ import torch
 
 from ktc.errors import ArtifactError
 from ktc.events import EventStream
+from ktc.runtime.packed import PackedWeights, read_table
+from ktc.runtime.packing import pack_weights
 from ktc.runtime.placement import Placement
 from ktc.weights.source import WeightSource
 
@@ -38,12 +45,13 @@ FORMAT = 2
 
 @dataclass
 class Artifact:
-    """A loaded artifact: the placement, the manifest, and what decided it."""
+    """A loaded artifact: the placement, the manifest, and what decided it; `packed` if it holds the weights too."""
 
     folder: Path
     manifest: dict[str, Any]
     placement: Placement
     events: EventStream
+    packed: PackedWeights | None = None
 
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
         """The tokenizer kept in the artifact, or None."""
@@ -71,11 +79,27 @@ def fingerprint(source: WeightSource) -> str:
     return digest.hexdigest()
 
 
-def save(compiled: Compiled, placement: Placement, folder: Path) -> Path:
+def save(
+    compiled: Compiled,
+    placement: Placement,
+    folder: Path,
+    pack: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
     """Writes an artifact; a folder that is an artifact already is replaced as a whole, anything else is refused.
 
+    It is written beside its place and moved there when it is complete.
+
+    Args:
+        compiled, placement: what it holds.
+        folder: where.
+        pack: whether it holds the weights as well, in the layouts of their kernels.
+        progress: of packing, called with (bytes written, bytes in all).
+
     Raises:
-        ArtifactError: the folder holds something else, or the graph calls what an artifact cannot hold.
+        ArtifactError: the folder holds something else, the graph calls what an artifact cannot hold, or the disk is
+            full.
+        WeightError: a weight cannot be packed.
     """
     context = compiled.context
     if placement.kind != "language_model":
@@ -88,15 +112,31 @@ def save(compiled: Compiled, placement: Placement, folder: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _write(work, compiled, placement, plan)
+        if pack:
+            if context.source is None:
+                raise ArtifactError("compiled without weights: there is nothing to pack")
+            pack_weights(context.source, placement, work, progress)
+        _write(work, compiled, placement, plan, pack)
         work.chmod(0o755)  # mkdtemp makes it private; an artifact is an ordinary folder
-        if folder.exists():
-            shutil.rmtree(folder)
-        work.rename(folder)
+        _replace(folder, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     context.events.emit("emit", "stat", folder=str(folder))
     return folder
+
+
+def _replace(folder: Path, work: Path) -> None:
+    """Moves a finished artifact to its place; what was there is gone only when the new one stands."""
+    old = Path(f"{work}.old")
+    if folder.exists():
+        folder.rename(old)
+    try:
+        work.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def is_artifact(folder: Path) -> bool:
@@ -108,7 +148,7 @@ def load(folder: Path) -> Artifact:
     """Reads an artifact without its weights.
 
     Raises:
-        ArtifactError: it is damaged, or of another format.
+        ArtifactError: it is damaged, of another format, or holds weights in a layout of another version.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -136,7 +176,11 @@ def load(folder: Path) -> Artifact:
             raise ArtifactError(
                 f"{folder} places weights on {name} ({home}), which is not here", hint="compile again"
             )
-    return Artifact(folder, manifest, placement, events)
+    where = manifest.get("weights", "source")
+    if where not in ("source", "packed"):
+        raise ArtifactError(f"{folder / 'manifest.json'} has weights {where!r:.60}", hint="compile again")
+    packed = read_table(folder, placement) if where == "packed" else None
+    return Artifact(folder, manifest, placement, events, packed)
 
 
 def check_source(artifact: Artifact, source: WeightSource) -> None:
@@ -166,13 +210,13 @@ def _json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _write(work: Path, compiled: Compiled, placement: Placement, plan: dict[str, Any]) -> None:
+def _write(work: Path, compiled: Compiled, placement: Placement, plan: dict[str, Any], packed: bool) -> None:
     from safetensors.torch import save_file
 
     context = compiled.context
     (work / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     (work / "manifest.json").write_text(
-        json.dumps(_manifest(compiled, placement), indent=2), encoding="utf-8"
+        json.dumps(_manifest(compiled, placement, packed), indent=2), encoding="utf-8"
     )
     (work / "graph.py").write_text(readable(placement), encoding="utf-8")
     context.events.write(work / "events.jsonl")
@@ -192,7 +236,7 @@ def _write(work: Path, compiled: Compiled, placement: Placement, plan: dict[str,
         tokenizer.save_pretrained(work / "tokenizer")
 
 
-def _manifest(compiled: Compiled, placement: Placement) -> dict[str, Any]:
+def _manifest(compiled: Compiled, placement: Placement, packed: bool) -> dict[str, Any]:
     from ktc.passes.fit import machine_isa
 
     context = compiled.context
@@ -210,6 +254,7 @@ def _manifest(compiled: Compiled, placement: Placement) -> dict[str, Any]:
             "kind": source.kind, "path": str(source.path.resolve()) if source.path else None,
             "fingerprint": fingerprint(source),
         },
+        "weights": "packed" if packed else "source",
         "hardware": {"isa": machine_isa(), "devices": placement.devices},
     }  # fmt: skip
 

@@ -18,6 +18,7 @@ from ktc.grammar.functions import BUILTINS
 from ktc.grammar.parser import parse_expression
 from ktc.runtime.kv import KvPool
 from ktc.runtime.load import StoredWeight, load_weights
+from ktc.runtime.packed import PackedWeights
 from ktc.runtime.placement import DTYPES, PhaseEntry, Placement
 from ktc.runtime.program import Program
 from ktc.runtime.step import Step
@@ -31,7 +32,7 @@ class GraphEngine:
 
     Args:
         placement: what `emit` made or an artifact holds.
-        source: the weights.
+        source: the weights; those of a packed artifact need no packing.
         progress: called with (bytes loaded, bytes in all).
         native: whether CPU segments run as native programs, else every node as Python; None for what the
             environment variable KTC_NATIVE says (0 for Python), which is yes where it is not set.
@@ -44,7 +45,7 @@ class GraphEngine:
     def __init__(
         self,
         placement: Placement,
-        source: WeightSource,
+        source: WeightSource | PackedWeights,
         progress: Progress | None = None,
         native: bool | None = None,
     ) -> None:
@@ -52,7 +53,10 @@ class GraphEngine:
         self.config = placement.config
         self.device = torch.device(placement.devices[placement.io_device])
         self.dtype = torch.float32
-        weights = load_weights(source, stored_weights(placement, source), progress)
+        if isinstance(source, PackedWeights):
+            weights = source.load(progress)
+        else:
+            weights = load_weights(source, stored_weights(placement, source), progress)
         self.weight_bytes = sum(tensor.nbytes for tensor in weights.values())
         self.pool = make_pool(placement)
         tensors: dict[str, Any] = {**placement.constants(), **weights, **self.pool.tensors}

@@ -64,13 +64,13 @@ def load_weights(
     tensors: dict[str, torch.Tensor] = {}
     done = 0
     for item in items:
+        on_host = item.device.type == "cpu"
+        tensor = read_weight(source, item, arena if on_host else None)
         try:
-            tensors[item.name] = _load(source, item, arena)
-        except KtcError:
-            raise
-        except (ValueError, RuntimeError, OSError, MemoryError) as error:
+            tensors[item.name] = tensor.to(item.device)
+        except RuntimeError as error:
             raise WeightError(
-                f"cannot load: {error}", file=source.path, tensor=item.weight.parameter
+                f"cannot move to {item.device}: {error}", file=source.path, tensor=item.weight.parameter
             ) from error
         done += item.nbytes
         if progress is not None:
@@ -80,22 +80,37 @@ def load_weights(
     return tensors
 
 
-def _load(source: WeightSource, item: StoredWeight, arena: TensorArena | None) -> torch.Tensor:
-    raw = source.read(item.recipe)
-    if item.kernel is None:
-        return _dense(raw, item, arena)
+def read_weight(source: WeightSource, item: StoredWeight, arena: TensorArena | None = None) -> torch.Tensor:
+    """One weight in its layout in host memory, in `arena` or, without one, in memory of its own.
+
+    Raises:
+        WeightError: it cannot be read or converted (names it), or memory does not suffice.
+    """
+    try:
+        raw = source.read(item.recipe)
+        return _dense(raw, item, arena) if item.kernel is None else _packed(raw, item, item.kernel, arena)
+    except KtcError:
+        raise
+    except (ValueError, RuntimeError, OSError, MemoryError) as error:
+        raise WeightError(f"cannot load: {error}", file=source.path, tensor=item.weight.parameter) from error
+
+
+def dense_dtype(format: str) -> torch.dtype:
+    """The dtype of an ordinary tensor for a run-time format: of its floats, or float32 for quantised numbers."""
+    return _FLOATS.get(format, torch.float32)
+
+
+def _packed(raw: RawTensor, item: StoredWeight, kernel: Kernel, arena: TensorArena | None) -> torch.Tensor:
     blocks = _blocks(raw, item.weight.format)
-    out = arena.tensor(item.nbytes) if arena is not None and item.device.type == "cpu" else None
-    target = out if out is not None else torch.empty(item.nbytes, dtype=torch.uint8)
-    pack = item.kernel.pack
-    if pack is None:
+    out = torch.empty(item.nbytes, dtype=torch.uint8) if arena is None else arena.tensor(item.nbytes)
+    if kernel.pack is None:
         raise WeightError("its kernel has a layout of its own but cannot pack", tensor=item.weight.parameter)
     with warnings.catch_warnings():
         # The file is mapped read-only, and pack only reads; torch has no read-only tensors and warns of any.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         view = torch.from_numpy(blocks)
-    pack(view, item.weight, target)
-    return target if out is not None else target.to(item.device)
+    kernel.pack(view, item.weight, out)
+    return out
 
 
 def _blocks(raw: RawTensor, target: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -106,18 +121,17 @@ def _blocks(raw: RawTensor, target: str) -> np.ndarray[tuple[int, ...], np.dtype
 
 def _dense(raw: RawTensor, item: StoredWeight, arena: TensorArena | None) -> torch.Tensor:
     """An ordinary tensor: of the weight's float format, or float32 when its numbers are quantised ones."""
-    target = item.weight.format if item.weight.format in _FLOATS else "f32"
+    dtype = dense_dtype(item.weight.format)
     if item.weight.format in _FLOATS or raw.format == item.weight.format:
         values = raw
     else:  # asked to be quantised for a kernel that reads dense tensors: the rounding must still happen
         values = RawTensor(item.weight.format, raw.shape, _blocks(raw, item.weight.format))
-    dtype = _FLOATS[target]
-    if values.format == target:
+    if _FLOATS.get(values.format) is dtype:
         flat = torch.from_numpy(np.array(values.data, copy=True).reshape(-1)).view(dtype)
     else:
         flat = torch.from_numpy(dequantize(values.data, values.format, values.shape).reshape(-1)).to(dtype)
-    if arena is not None and item.device.type == "cpu":
+    if arena is not None:
         place = arena.tensor(flat.nbytes).view(dtype)
         place.copy_(flat)
         flat = place
-    return flat.reshape(item.weight.shape).to(item.device)
+    return flat.reshape(item.weight.shape)
