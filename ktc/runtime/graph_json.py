@@ -21,7 +21,7 @@ from torch._ops import OpOverload
 from ktc.errors import ArtifactError
 
 MODULES = ("operator", "math", "torch", "torch.nn.functional", "torch._C._nn")
-NAMESPACES = ("kt", "kt_cpu", "aten")
+NAMESPACES = ("kt", "kt_cpu", "kt_torch", "aten")
 META = ("site", "device", "kernel", "segment")
 ATTRIBUTES = frozenset({"shape", "dtype", "device", "ndim", "T", "mT", "H", "mH", "real", "imag", "itemsize"})
 """What `getattr` may read of a tensor."""

@@ -64,6 +64,7 @@ def pack_weights(
                         weight.name, weight.device, offset, nbytes, layout, version, crc32, ends_crc32(data)
                     )
                 )
+                del data  # before the next one is made
                 done += aligned(nbytes)
                 if progress is not None:
                     progress(done, total)
