@@ -33,8 +33,9 @@ constexpr isa::Dispatch<const ExpertKernels> kKernels{&expert_kernels_generic};
 
 // More tokens are computed in parts, so that the workspace is bounded.
 constexpr int64_t kPartTokens = 4096;
-// What the sums of an item of the second loop may take.
-constexpr int64_t kSumBytes = 128 << 10;
+// What the sums of an item of the second loop may take. Fewer rows an item would read the activations of all
+// experts more often.
+constexpr int64_t kSumBytes = 512 << 10;
 // A piece of work worth giving to another thread, about 3 us of a core: bytes of weights, and multiply-adds.
 constexpr int64_t kPieceBytes = 64 << 10, kPieceProducts = int64_t{1} << 19;
 
