@@ -1,0 +1,320 @@
+"""The routed experts of a mixture of experts as one operator, beside llama.cpp's and kt-kernel's, with their errors.
+
+Peers are used where they are installed: `llama-cpp-python` (with and without repacked weights) and `kt-kernel`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import ktc.backends.cpu  # noqa: F401  registers the ops
+import torch
+from ktc.backends.cpu.experts import experts, pack, packed_bytes
+from ktc.backends.registry import Weight
+
+from benchmarks.ggml_experts import GgmlExperts
+from benchmarks.kt_experts import KtExperts
+from benchmarks.machine import ROOT, header, load, save, table
+from ktc import _cpu
+from ktc.dialect.experts import reference
+
+sys.path.insert(0, str(ROOT / "tests"))
+from support.packed_weights import dense, make_blocks, nmse
+
+SHAPES = {"qwen3-30b-a3b": (128, 2048, 768, 8), "deepseek-v3": (32, 7168, 2048, 8)}
+"""Experts, hidden, inner, experts a token; DeepSeek-V3 has 256 experts, of which 32 fit beside three peers' copies."""
+FORMATS = (
+    "q4_k", "q4_k+q6_k", "q6_k", "q8_0", "q4_0", "q4_1", "q5_k", "iq4_xs", "iq4_nl", "mxfp4", "q2_k", "q3_k",
+    "fp8", "bf16",
+)  # fmt: skip
+"""Of gate and up, and of down where it is another one."""
+DISTINCT = 4
+"""Different experts; the others are copies in memory of their own."""
+LARGEST = 2 << 30
+"""Bytes of weights above which fewer experts are made."""
+BUDGET = 0.15
+"""Seconds of each contender in each round."""
+
+
+@dataclass
+class Weights:
+    """File blocks of all experts, and what the different ones mean."""
+
+    formats: tuple[str, str]
+    gate: torch.Tensor
+    up: torch.Tensor
+    down: torch.Tensor
+    gate_up_dense: torch.Tensor
+    down_dense: torch.Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.gate.numel() + self.up.numel() + self.down.numel()
+
+
+@dataclass
+class Contender:
+    """One implementation: `run` is timed, `prepare` is not."""
+
+    name: str
+    worker: Any
+    seconds: list[float] = field(default_factory=list)
+    error: float = float("nan")
+
+
+class KtcExperts:
+    """Ours, in the peers' form: weights packed into an arena on 2 MiB pages."""
+
+    def __init__(self, weights: Weights, sizes: tuple[int, int, int]) -> None:
+        self.sizes, self.formats = sizes, weights.formats
+        count, hidden, inner = sizes
+        shapes = ((count, 2 * inner, hidden), (count, hidden, inner))
+        weight = [Weight("w", format, shape) for format, shape in zip(weights.formats, shapes, strict=True)]
+        self._arena = _cpu.Arena(sum(packed_bytes(w) + 4096 for w in weight))
+        self.gate_up, self.down = (torch.from_numpy(self._arena.allocate(packed_bytes(w))) for w in weight)
+        both = torch.cat([weights.gate.reshape(count, -1), weights.up.reshape(count, -1)], 1)
+        pack(both.reshape(-1), weight[0], self.gate_up)
+        pack(weights.down, weight[1], self.down)
+        self._arena.seal()
+
+    @property
+    def nbytes(self) -> int:
+        """Packed bytes of all experts."""
+        return self.gate_up.numel() + self.down.numel()
+
+    def prepare(self, x: torch.Tensor, indices: torch.Tensor, weights: torch.Tensor) -> None:
+        """Sets the operands of `run`."""
+        self._operands = (x, indices, weights)
+
+    def run(self) -> None:
+        """Computes."""
+        count, _, inner = self.sizes
+        self._y = experts(
+            *self._operands, self.gate_up, self.down, None, None, "silu", *self.formats, count, 2 * inner
+        )
+
+    def result(self) -> torch.Tensor:
+        """float32[T, K] of the last run."""
+        return self._y
+
+    def bandwidth(self) -> float:
+        """Bytes a second that the pool's threads read now from these weights."""
+        address, nbytes = self.gate_up.data_ptr(), self.gate_up.numel()
+        return max(_cpu.read_bandwidth(address, nbytes, streams, 0.03) for streams in (1, 4))
+
+
+def make_weights(formats: tuple[str, str], sizes: tuple[int, int, int]) -> Weights:
+    """Gaussian weights where there is a quantiser, random blocks with valid scales elsewhere."""
+    count, hidden, inner = sizes
+
+    def blocks(format: str, rows: int, columns: int, seed: int) -> torch.Tensor:
+        if format in ("q4_k", "q6_k", "q8_0", "q4_0", "fp8"):
+            x = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) * columns**-0.5
+            out = torch.empty(_cpu.file_bytes(format, rows, columns), dtype=torch.uint8)
+            _cpu.quantize(x, format, out)
+            return out
+        return make_blocks(format, rows, columns, seed)
+
+    def everywhere(part: torch.Tensor) -> torch.Tensor:
+        return part.reshape(DISTINCT, -1).repeat(-(-count // DISTINCT), 1)[:count].reshape(-1)
+
+    parts = [
+        blocks(format, DISTINCT * rows, columns, seed)
+        for seed, (format, rows, columns) in enumerate(
+            ((formats[0], inner, hidden), (formats[0], inner, hidden), (formats[1], hidden, inner))
+        )
+    ]
+    gate, up = (
+        dense(formats[0], part, DISTINCT * inner, hidden).reshape(DISTINCT, inner, hidden)
+        for part in parts[:2]
+    )
+    down = dense(formats[1], parts[2], DISTINCT * hidden, inner).reshape(DISTINCT, hidden, inner)
+    return Weights(
+        formats, *(everywhere(part) for part in parts), torch.cat([gate, up], 1).double(), down.double()
+    )
+
+
+def make_inputs(sizes: tuple[int, int, int], chosen: int, tokens: int) -> list[tuple[torch.Tensor, ...]]:
+    """Different tokens and choices, so that a few tokens do not find their experts in a cache."""
+    generator = torch.Generator().manual_seed(tokens)
+    sets = []
+    for _ in range(12 if tokens <= 8 else 2):
+        scores = torch.rand(tokens, sizes[0], generator=generator)
+        sets.append(
+            (
+                torch.randn(tokens, sizes[1], generator=generator),
+                scores.topk(chosen, dim=1).indices,
+                torch.rand(tokens, chosen, generator=generator),
+            )
+        )
+    return sets
+
+
+def contenders(
+    weights: Weights, sizes: tuple[int, int, int], chosen: int, threads: int
+) -> Iterator[Contender]:
+    """Ours, then the peers that are there and take these formats."""
+    yield Contender("ktc", KtcExperts(weights, sizes))
+    for name, make in (
+        (
+            "llama.cpp",
+            lambda: GgmlExperts(
+                weights.formats, weights.gate, weights.up, weights.down, sizes, threads, False
+            ),
+        ),
+        (
+            "repacked",
+            lambda: GgmlExperts(
+                weights.formats, weights.gate, weights.up, weights.down, sizes, threads, True
+            ),
+        ),
+        (
+            "kt-kernel",
+            lambda: KtExperts(
+                weights.formats, weights.gate, weights.up, weights.down, sizes, threads, chosen
+            ),
+        ),
+    ):
+        if name == "kt-kernel" and threads > 1:
+            continue  # its threads spin between calls, which slows the others here
+        try:
+            yield Contender(name, make())
+        except OSError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+
+
+def run_for(worker: Any, inputs: list[tuple[torch.Tensor, ...]], budget: float) -> float:
+    """Median seconds of a call, of as many as fit the budget, at least two."""
+    spent: list[float] = []
+    while sum(spent) < budget or len(spent) < 2:
+        worker.prepare(*inputs[len(spent) % len(inputs)])
+        start = time.perf_counter()
+        worker.run()
+        spent.append(time.perf_counter() - start)
+    return statistics.median(spent)
+
+
+def measure(
+    field_of: list[Contender],
+    weights: Weights,
+    sizes: tuple[int, int, int],
+    chosen: int,
+    tokens: int,
+    rounds: int,
+) -> tuple[str, ...]:
+    """One row: all contenders in turns, and the limits in the same rounds."""
+    inputs = make_inputs(sizes, chosen, tokens)
+    x, indices, routing = inputs[0]
+    few = min(tokens, 16)
+    wanted = reference(
+        x[:few].double(),
+        indices[:few] % DISTINCT,
+        routing[:few].double(),
+        weights.gate_up_dense,
+        weights.down_dense,
+    )
+    ours: KtcExperts = field_of[0].worker
+    for contender in field_of:
+        contender.seconds = []
+        contender.worker.prepare(*inputs[0])
+        contender.worker.run()
+        contender.error = nmse(contender.worker.result()[:few], wanted)
+    bandwidths, peaks = [], []
+    for _ in range(rounds):
+        bandwidths.append(ours.bandwidth())
+        peaks.append(_cpu.operations("int8", 0.02))
+        for contender in field_of:
+            contender.seconds.append(run_for(contender.worker, inputs, BUDGET))
+    touched = statistics.mean(len(torch.unique(i)) for _, i, _ in inputs)
+    moved, operations = touched * ours.nbytes / sizes[0], 6 * tokens * chosen * sizes[1] * sizes[2]
+    seconds = statistics.median(field_of[0].seconds)
+    limits = [max(moved / b, operations / p) for b, p in zip(bandwidths, peaks, strict=True)]
+    share = statistics.median(limit / own for limit, own in zip(limits, field_of[0].seconds, strict=True))
+    cells = [
+        f"{seconds * 1e3:.2f}",
+        f"{moved / seconds / 1e9:.1f}",
+        f"{operations / seconds / 1e9:.0f}",
+        f"{share:.0%}",
+    ]
+    cells.append(f"{field_of[0].error:.1e}")
+    for name in ("llama.cpp", "repacked", "kt-kernel"):
+        peer = next((contender for contender in field_of if contender.name == name), None)
+        if peer is None:
+            cells.append("–")
+            continue
+        ratio = statistics.median(p / o for p, o in zip(peer.seconds, field_of[0].seconds, strict=True))
+        cells.append(f"{statistics.median(peer.seconds) * 1e3:.2f} ({ratio:.2f}×, {peer.error:.0e})")
+    return tuple(cells)
+
+
+def versions() -> str:
+    """The peers that are installed."""
+    found = []
+    for name in ("llama-cpp-python", "kt-kernel"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"no {name}")
+    return ", ".join(found)
+
+
+def main(arguments: list[str]) -> int:
+    """Writes results/experts-DATE.md."""
+    parser = argparse.ArgumentParser(prog="benchmarks experts")
+    parser.add_argument("--shapes", default=",".join(SHAPES))
+    parser.add_argument("--formats", default=",".join(FORMATS))
+    parser.add_argument("--tokens", default="1,8,64,512")
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--alone", action="store_true", help="without peers")
+    parser.add_argument("--name", default="experts", help="of the result's file")
+    options = parser.parse_args(arguments)
+    text = header(
+        "The routed experts alone",
+        f"peers: {versions()}; kt-kernel: LLAMAFILE class, one thread only",
+        f"medians of {options.rounds} rounds, {BUDGET} s a contender in each, in turns; ratios are medians of rounds",
+        "the limit: the larger of bytes over bandwidth and operations over the int8 peak, both measured in each round",
+        "NMSE against float64 on the same weights and float32 activations; in brackets: times as long as ktc, NMSE",
+    )
+    titles = ("shape", "format", "threads", "tokens", "ktc, ms", "GB/s", "Gop/s", "of the limit", "NMSE",
+              "llama.cpp, ms", "repacked, ms", "kt-kernel, ms")  # fmt: skip
+    lines: list[tuple[str, ...]] = []
+    before = _cpu.threads()
+    for shape in options.shapes.split(","):
+        for name in options.formats.split(","):
+            formats = (name.split("+")[0], name.split("+")[-1])
+            count, hidden, inner, chosen = SHAPES[shape]
+            one = sum(
+                _cpu.file_bytes(f, *s)
+                for f, s in zip(formats, ((2 * inner, hidden), (hidden, inner)), strict=True)
+            )
+            sizes = (max(16, min(count, LARGEST // one)), hidden, inner)
+            weights = make_weights(formats, sizes)
+            for threads in (int(t) for t in options.threads.split(",")):
+                _cpu.set_threads(threads)
+                field_of = [
+                    c
+                    for c in contenders(weights, sizes, chosen, threads)
+                    if c.name == "ktc" or not options.alone
+                ]
+                for tokens in (int(t) for t in options.tokens.split(",")):
+                    cells = measure(field_of, weights, sizes, chosen, tokens, options.rounds)
+                    lines.append((f"{shape} ({sizes[0]} experts)", name, str(threads), str(tokens), *cells))
+                    print(*lines[-1], file=sys.stderr)
+                for contender in field_of[1:]:
+                    getattr(contender.worker, "close", lambda: None)()
+                del field_of
+    _cpu.set_threads(before)
+    save(options.name, f"{text}- load average after {load()}\n\n" + table(titles, lines))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
