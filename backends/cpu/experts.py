@@ -19,6 +19,8 @@ from ktc.backends.registry import Kernel, Option, Weight, register
 from ktc import _cpu
 
 LAYOUT = "r16.experts"
+LAYOUT_VERSION = 1
+"""Raise it with any change to the bytes that `pack` writes, of the layout r16 too."""
 ALIGNMENT = 64
 GATES = ("silu", "gelu", "gelu_tanh", "gpt_oss")
 """The activations by their numbers in C++."""
@@ -187,7 +189,8 @@ def workspace(node: fx.Node, weights: Mapping[str, Weight]) -> int | torch.SymIn
         for tokens in (64, 128)
     )
     each = (two - one) // 64
-    return one - 64 * each + ALIGNMENT + each * torch.sym_min(choices[0], PART_TOKENS)
+    part: int | torch.SymInt = torch.sym_min(choices[0], PART_TOKENS)  # type: ignore[no-untyped-call]
+    return one - 64 * each + ALIGNMENT + each * part
 
 
 def supports(node: fx.Node) -> str | None:
@@ -213,6 +216,7 @@ register(
         rank=10,
         supports=supports,
         layout=LAYOUT,
+        layout_version=LAYOUT_VERSION,
         pack=pack,
         packed_bytes=packed_bytes,
         workspace=workspace,

@@ -183,6 +183,7 @@ register(
         rank=10,
         supports=supports,
         layout=LAYOUT,
+        layout_version=packed.LAYOUT_VERSION,
         pack=pack,
         packed_bytes=packed_bytes,
         workspace=workspace,

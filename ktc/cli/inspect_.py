@@ -87,7 +87,7 @@ def _artifact(folder: Path, as_json: bool, tensors: bool, verify: bool) -> None:
     print(f"  {len(weights)} weights, {size_words(total)}; KV cache for {data['tokens']} tokens")
     if found.packed is not None:
         checked = ", every checksum right" if verify else ""
-        print(f"  packed: {size_words(found.packed.nbytes)} in {len(found.packed.sizes)} files{checked}")
+        print(f"  packed: {size_words(found.packed.nbytes)}, one file a device{checked}")
     if tensors:
         for weight in weights:
             layout = weight["kernel"] or "dense"
