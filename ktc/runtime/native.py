@@ -217,7 +217,8 @@ class NativeSegment:
         """
         sizes = self._sizes
         layout = self._layouts.get(tuple(sizes)) or self._lay_out(tuple(sizes))
-        entered, addresses = [], []
+        entered: list[torch.Tensor] = []
+        addresses: list[int] = []
         for tensor, (dtype, shape, strides, offset) in zip(tensors, layout.entering, strict=True):
             if (
                 tensor.dtype is not dtype
