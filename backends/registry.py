@@ -85,7 +85,9 @@ def register(kernel: Kernel) -> Kernel:
         raise ValueError(f"kernel {kernel.name!r} is registered twice")
     for other in _KERNELS.values():
         if other.layout == kernel.layout and other.layout_version != kernel.layout_version:
-            raise ValueError(f"{other.name} and {kernel.name} read two versions of the layout {kernel.layout!r}")
+            raise ValueError(
+                f"{other.name} and {kernel.name} read two versions of the layout {kernel.layout!r}"
+            )
     _KERNELS[kernel.name] = kernel
     return kernel
 

@@ -1,4 +1,4 @@
-"""Routed experts as kt-kernel computes them on GGUF blocks: the C++ class of its LLAMAFILE backend, by addresses.
+"""Routed experts as kt-kernel computes them on GGUF blocks: its C++ class LLAMAFILE, by addresses.
 
 Its wrapper needs a GPU, the class does not. Activations are bfloat16, as the wrapper passes them.
 `pip install --no-deps kt-kernel` is enough.

@@ -416,7 +416,8 @@ def latent_attention(
     out: int,
 ) -> None:
     """
-    kt.mla_attention: writes latents and rotated keys into the caches (types 0 float32, 1 float16, 2 bfloat16), then attends; form 0 chooses, 1 absorbs, 2 expands.
+    kt.mla_attention: writes latents and rotated keys into the caches (types 0 float32, 1 float16,
+    2 bfloat16), then attends; form 0 chooses, 1 absorbs, 2 expands.
 
     Raises:
         ValueError: sizes without a kernel; sequences, blocks or slots outside the caches.
@@ -445,7 +446,9 @@ def experts(
     threads: int = 0,
 ) -> None:
     """
-    y[tokens, hidden] = routed experts of x[tokens, hidden]; addresses of packed weights, float32 biases (0 for none), int64 indices and float32 weights [tokens, chosen]. gate: 0 silu, 1 gelu, 2 gelu_tanh, 3 gpt_oss.
+    y[tokens, hidden] = routed experts of x[tokens, hidden]; addresses of packed weights, float32 biases
+    (0 for none), int64 indices and float32 weights [tokens, chosen].
+    gate: 0 silu, 1 gelu, 2 gelu_tanh, 3 gpt_oss.
 
     Raises:
         IndexError: an index outside the experts; y is not written.

@@ -144,7 +144,9 @@ def run_passes(context: Context, options: Options) -> list[PassRecord]:
         dump.after("capture", gm)
     manager = PassManager(context, dump, options.progress)
     rewrites = [ApplyRewrite(rewrite) for rewrite in context.rules.rewrites]
-    gm = manager.run(gm, [Bind(), Autoplace(), Check(), *rewrites, Caches(), Quantize(), Specialize()], Level())
+    gm = manager.run(
+        gm, [Bind(), Autoplace(), Check(), *rewrites, Caches(), Quantize(), Specialize()], Level()
+    )
     for phase, graph in list(context.phases.items()):
         graph = manager.run(graph, [Lower(phase)], Level(lowered=True), phase)
         graph = manager.run(

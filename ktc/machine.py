@@ -14,6 +14,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from ktc import _cpu
 from ktc.errors import KtcError
@@ -159,7 +160,7 @@ def cached() -> Limits | None:
         return None  # written by another version
 
 
-def _read(path: Path) -> dict[str, dict[str, object]]:
+def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

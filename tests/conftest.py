@@ -1,1 +1,22 @@
 """Makes `support` importable from every test: pytest puts the folder of this file on the path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def integer_kernels() -> Iterator[None]:
+    """Below the level amx, whose tiles round to bf16 instead: tests compare with activations rounded to int8, or one
+    number of tokens with another. Tests that name a level put it in force themselves.
+    """
+    from ktc import _cpu
+
+    before = _cpu.isa()
+    if before == "amx":
+        _cpu.set_isa("avx512vnni")
+    yield
+    if before == "amx":
+        _cpu.set_isa(before)

@@ -58,9 +58,10 @@ void bind_experts(nb::module_& m) {
       nb::arg("gate_up"), nb::arg("gate_up_bias"), nb::arg("down_format"), nb::arg("down"),
       nb::arg("down_bias"), nb::arg("x"), nb::arg("indices"), nb::arg("weights"), nb::arg("tokens"),
       nb::arg("chosen"), nb::arg("y"), nb::arg("threads") = 0, Release(),
-      "y[tokens, hidden] = routed experts of x[tokens, hidden]; addresses of packed weights, float32 biases "
-      "(0 for none), int64 indices and float32 weights [tokens, chosen]. gate: 0 silu, 1 gelu, 2 gelu_tanh, "
-      "3 gpt_oss.\n\nRaises:\n    IndexError: an index outside the experts; y is not written.");
+      "y[tokens, hidden] = routed experts of x[tokens, hidden]; addresses of packed weights, float32 biases\n"
+      "(0 for none), int64 indices and float32 weights [tokens, chosen].\n"
+      "gate: 0 silu, 1 gelu, 2 gelu_tanh, 3 gpt_oss.\n\nRaises:\n    IndexError: an index outside the "
+      "experts; y is not written.");
   m.def(
       "experts_workspace",
       [](int64_t count, int64_t hidden, int64_t inner, int gate_up_format, int down_format, int64_t tokens,

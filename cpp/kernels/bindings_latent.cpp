@@ -145,8 +145,8 @@ void bind_latent(nb::module_& m) {
       nb::arg("seq_starts"), nb::arg("context_lens"), nb::arg("block_tables"), nb::arg("sequences"),
       nb::arg("table_columns"), nb::arg("slots"), nb::arg("scale"), nb::arg("form"), nb::arg("out"),
       Release(),
-      "kt.mla_attention: writes latents and rotated keys into the caches (types 0 float32, 1 float16, 2 "
-      "bfloat16), then attends; form 0 chooses, 1 absorbs, 2 expands.\n\n"
+      "kt.mla_attention: writes latents and rotated keys into the caches (types 0 float32, 1 float16,\n"
+      "2 bfloat16), then attends; form 0 chooses, 1 absorbs, 2 expands.\n\n"
       "Raises:\n    ValueError: sizes without a kernel; sequences, blocks or slots outside the caches.");
   m.def("latent_workspace", &latent_workspace, nb::arg("heads"), nb::arg("nope"), nb::arg("rope"),
         nb::arg("depth"), nb::arg("value_depth"), "Most bytes of scratch that latent_attention takes.");

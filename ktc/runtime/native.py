@@ -15,7 +15,8 @@ import torch.fx as fx
 
 from ktc import _cpu
 from ktc.backends.cpu.library import OperandError
-from ktc.runtime.native_ops import TYPES, NativeOp, NotNativeError, emit, is_contiguous
+from ktc.runtime.native_emit import TYPES, NativeOp, NotNativeError, is_contiguous
+from ktc.runtime.native_ops import emit
 from ktc.runtime.native_shapes import SYMBOLS, Leaf, Shapes, evaluate
 
 _ACTIVATION, _EXTERNAL, _CONSTANT = range(3)

@@ -74,7 +74,8 @@ class Naming:
         latent: "split": DeepSeek's kv_b as attn_k_b (transposed) and attn_v_b, since latent attention is absorbed
             (2025); "joined": attn_kv_b, as before.
         experts: "fused": one tensor for all experts (ffn_gate_exps); "single": one for each (blk.N.ffn_gate.E), as the
-            first Mixtral files have; "joined": gate and up in one tensor too (ffn_gate_up_exps), an option of newer converters.
+            first Mixtral files have; "joined": gate and up in one tensor too (ffn_gate_up_exps), an option of newer
+            converters.
         extra_layer: whether the layer that predicts further tokens follows the last one (GLM-4.5).
     """
 

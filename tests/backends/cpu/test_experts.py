@@ -204,7 +204,7 @@ def test_a_token_does_not_depend_on_the_others(formats: tuple[str, str], level: 
         if formats[0] in FLOATS:  # one token is summed in another order
             torch.testing.assert_close(part, whole[first:last])
         elif on_tiles(120 * 2 // 3) and not on_tiles((last - first) * 2 // 3):  # tokens an expert
-            assert nmse(part, whole[first:last].double()) <= 2e-4
+            assert nmse(part, whole[first:last].double()) <= 1e-3
         else:
             assert torch.equal(part, whole[first:last])
 

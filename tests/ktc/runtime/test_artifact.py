@@ -242,7 +242,9 @@ def test_other_format_version_and_isa(copy: Path) -> None:
     edit(copy / "manifest.json", lambda m: m.update(format=1))
     with pytest.raises(ArtifactError, match="artifact format 1"):
         artifacts.load(copy)
-    edit(copy / "manifest.json", lambda m: (m.update(format=artifacts.FORMAT), m["hardware"].update(isa="amx")))
+    edit(
+        copy / "manifest.json", lambda m: (m.update(format=artifacts.FORMAT), m["hardware"].update(isa="amx"))
+    )
     with pytest.raises(ArtifactError, match="compiled for amx"):
         artifacts.load(copy)
 
