@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def integer_kernels() -> Iterator[None]:
     """Below the level amx, whose tiles round to bf16 instead: tests compare with activations rounded to int8, or one
     number of tokens with another. Tests that name a level put it in force themselves.

@@ -14,8 +14,10 @@ def reference(x: torch.Tensor, device: str) -> torch.Tensor:
 
 
 def fake(x: torch.Tensor, device: str) -> torch.Tensor:
-    """Shape of `reference`."""
-    return torch.empty_like(x, device=device)
+    """Shape of `reference`, on x's own device: a plan may name a device that is not on this machine, and torch asks the
+    driver for it even when a tensor is fake.
+    """
+    return torch.empty_like(x)
 
 
 SPEC = define(

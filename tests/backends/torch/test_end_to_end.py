@@ -56,7 +56,9 @@ def test_on_a_gpu_with_the_host(family: str, format: str, experts: str, tmp_path
     """Layers on the GPU, the embedding and in turns the experts on the host, copies between them; the same numbers."""
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    case = Case(family, tmp_path, format, ON_A_GPU.format(experts=experts))
+    latent = "rule latent { match @attention kernel torch.mla_attention_blocks }\n"
+    extra = ON_A_GPU.format(experts=experts) + (latent if family == "deepseek_v3" else "")
+    case = Case(family, tmp_path, format, extra)
     assert {"torch.linear_blocks", "torch.embedding_blocks"} <= case.kernels
     assert not {"cpu.linear", "cpu.experts"} & case.kernels
     memory = case.compiled.context.memory.devices
