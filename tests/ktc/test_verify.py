@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from support.gguf_files import write_gguf
+from support.threads import one_thread
 from support.tiny_models import tiny_model
 
 from ktc import eager
@@ -14,6 +16,12 @@ from ktc.eager import eager_model
 from ktc.errors import KtcError, WeightError
 from ktc.verify import compare_logits, encode, logits_of, perplexity, verify
 from ktc.weights.source import open_source
+
+
+@pytest.fixture(autouse=True)
+def alone() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 def logits(seed: int, rows: int = 150, columns: int = 40) -> torch.Tensor:

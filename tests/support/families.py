@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from support.gguf_files import write_gguf
 from support.safetensors_files import write_safetensors
+from support.threads import one_thread
 from support.tiny_models import tiny_model
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
@@ -89,6 +90,7 @@ class Case:
         gguf: options of the GGUF writer. changes: configuration fields.
     """
 
+    @one_thread()
     def __init__(
         self,
         name: str,
@@ -206,6 +208,7 @@ def round_inputs(model: PreTrainedModel, quantised: set[str]) -> None:
             module.forward = partial(within, module.forward)
 
 
+@one_thread()
 def steps(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, prefill: int) -> torch.Tensor:
     """Logits [batch, columns, vocabulary]: a prefill of the first columns, then one column a step; padding is zero."""
     positions = (mask.cumsum(1) - 1).clamp_min(0)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.gguf_files import write_gguf
+from support.threads import one_thread
 from support.tiny_models import tiny_model
 
 from ktc.cli import main
@@ -21,6 +23,12 @@ rule everything { match ** place host }
 rule cache { match @attention cache paged(dtype = f32, tokens = context) }
 """
 EXACT = "rule l { match ** : Linear kernel torch.linear }\nrule e { match @experts kernel torch.experts }\n"
+
+
+@pytest.fixture(autouse=True)
+def alone() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
