@@ -310,6 +310,7 @@ def main(arguments: list[str]) -> int:
                     print(*lines[-1], file=sys.stderr)
                 for contender in field_of[1:]:
                     getattr(contender.worker, "close", lambda: None)()
+                    del contender  # kt-kernel's thread ends with it
                 del field_of
     _cpu.set_threads(before)
     save(options.name, f"{text}- load average after {load()}\n\n" + table(titles, lines))
