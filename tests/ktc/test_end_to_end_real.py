@@ -32,8 +32,10 @@ rule everything {{ match ** place host }}
 NAMES = {SMOLLM2: ("LlamaForCausalLM", "llama"), GEMMA3: ("Gemma3ForCausalLM", "gemma3")}
 REFERENCE = "rule exact { match ** : Linear kernel torch.linear }\n"
 HALF_CACHE = "rule cache { match @attention cache paged(dtype = f16, tokens = 2048) }\n"
-NO_FAVOURITE = 0.3
-"""Where a greedy answer may leave eager's: eager's logits of the two tokens differ by less (largest seen 0.14)."""
+NO_FAVOURITE = 0.75
+"""Where a greedy answer may leave eager's: eager's logits of the two tokens differ by less. On these prompts SmolLM2's
+eager model itself, with the inputs of its linears rounded to int8 in blocks of 32, leaves its own answers by up to 0.59.
+"""
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from support.families import FAMILIES, PREFILL, REFERENCE_KERNELS, Case, ragged,
 EQUAL, ROUNDING = 1e-5, 0.03
 FORMATS = {
     "llama": ["q8_0", "mixed"],
-    "internlm2": ["q4_0"],
+    "internlm2": ["q4_1"],
     "qwen2": ["q4_k", "q6_k"],
     "qwen3": ["q4_0", "mixed"],
     "gemma3": ["q8_0", "mixed"],
