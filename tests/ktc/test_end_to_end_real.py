@@ -34,7 +34,7 @@ REFERENCE = "rule exact { match ** : Linear kernel torch.linear }\n"
 HALF_CACHE = "rule cache { match @attention cache paged(dtype = f16, tokens = 2048) }\n"
 NO_FAVOURITE = 0.75
 """Where a greedy answer may leave eager's: eager's logits of the two tokens differ by less. On these prompts SmolLM2's
-eager model itself, with the inputs of its linears rounded to int8 in blocks of 32, leaves its own answers by up to 0.59.
+eager model itself, with the inputs of its linears rounded to int8 in blocks of 32, leaves its answers by up to 0.59.
 """
 
 
