@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import torch
 from ktc.backends.operands import OperandError, described
-from ktc.backends.registry import Weight
+from ktc.backends.registry import Layout, Weight
 
 from ktc.weights.formats import nbytes
-
-LAYOUT = "file"
-LAYOUT_VERSION = 1
-"""Raise it with any change to how the blocks of a format lie."""
 
 
 def packed_bytes(weight: Weight) -> int:
@@ -26,3 +22,7 @@ def pack(blocks: torch.Tensor, weight: Weight, out: torch.Tensor) -> None:
             shape = f"{weight.format} {list(weight.shape)}"
             raise OperandError(f"`{name}` must be uint8[{wanted}] ({shape}), not {described(tensor)}")
     out.copy_(blocks.reshape(-1))
+
+
+LAYOUT = Layout("file", 1, pack, packed_bytes)
+"""Raise the version with any change to how the blocks of a format lie."""

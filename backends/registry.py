@@ -29,6 +29,24 @@ class Weight:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """How kernels want a weight's bytes to lie; kernels of one layout share one copy of a weight.
+
+    Attributes:
+        name: "file" for the blocks as they lie in the file; any other is what `pack` makes.
+        version: number of the layout's bytes; weights that were packed into an artifact with another are refused.
+            Raise it with any change to what `pack` writes.
+        pack: writes one weight: (file blocks uint8[...], Weight, out uint8[packed_bytes]).
+        packed_bytes: size in bytes of what `pack` writes, known without loading anything.
+    """
+
+    name: str
+    version: int
+    pack: Callable[[torch.Tensor, Weight, torch.Tensor], None]
+    packed_bytes: Callable[[Weight], int]
+
+
+@dataclass(frozen=True)
 class Kernel:
     """A kernel's capabilities.
 
@@ -44,13 +62,7 @@ class Kernel:
         rank: `kernel auto` prefers the highest rank among those that fit.
         supports: None when the node's shapes and attributes fit, else a reason in words.
         lower: builds the node that calls the kernel; see `passes/lower.py`.
-        layout: name of the weight layout it reads; kernels of one layout share one copy of a weight. "dense": an
-            ordinary tensor of the activation dtype; "file": the blocks as they lie in the file (uint8); any
-            other is what `pack` makes.
-        layout_version: number of the layout's bytes, the same for every kernel of the layout; weights that were packed
-            into an artifact with another are refused. Raise it with any change to what `pack` writes.
-        pack: writes one weight in the kernel's layout: (file blocks uint8[...], Weight, out uint8[packed_bytes]).
-        packed_bytes: size in bytes of what `pack` writes, known without loading anything.
+        layout: of the weights that it reads; None for ordinary tensors of the activation dtype ("dense").
         workspace: most bytes that one call needs beside operands and results, charged by `plan_memory`; None for
             none. It is given the dialect's node (before `lower`), whose example values have symbolic sizes: compute
             with those as they are, without `int(...)`, and the plan puts its own sizes in their place.
@@ -68,10 +80,7 @@ class Kernel:
     options: Mapping[str, Option] = field(default_factory=dict)
     rank: int = 0
     supports: Callable[[fx.Node], str | None] = lambda node: None
-    layout: str = "dense"
-    layout_version: int = 1
-    pack: Callable[[torch.Tensor, Weight, torch.Tensor], None] | None = None
-    packed_bytes: Callable[[Weight], int] | None = None
+    layout: Layout | None = None
     workspace: Callable[[fx.Node, Mapping[str, Weight]], int | torch.SymInt] | None = None
     cache_dtypes: frozenset[str] = frozenset({"float32", "float16", "bfloat16"})
 
@@ -84,10 +93,9 @@ def register(kernel: Kernel) -> Kernel:
     if kernel.name in _KERNELS:
         raise ValueError(f"kernel {kernel.name!r} is registered twice")
     for other in _KERNELS.values():
-        if other.layout == kernel.layout and other.layout_version != kernel.layout_version:
-            raise ValueError(
-                f"{other.name} and {kernel.name} read two versions of the layout {kernel.layout!r}"
-            )
+        one, two = other.layout, kernel.layout
+        if one is not None and two is not None and one.name == two.name and one.version != two.version:
+            raise ValueError(f"{other.name} and {kernel.name} read two versions of the layout {two.name!r}")
     _KERNELS[kernel.name] = kernel
     return kernel
 

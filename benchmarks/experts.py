@@ -16,7 +16,8 @@ from typing import Any
 
 import ktc.backends.cpu  # noqa: F401  registers the ops
 import torch
-from ktc.backends.cpu.experts import experts, pack, packed_bytes
+from ktc.backends.cpu.experts import experts, pack
+from ktc.backends.cpu.packed_matrices import packed_bytes
 from ktc.backends.registry import Weight
 
 from benchmarks.ggml_experts import GgmlExperts

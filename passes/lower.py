@@ -240,10 +240,10 @@ def weight_plans(node: fx.Node, context: Context) -> dict[str, WeightPlan]:
 
 def store_for(plan: WeightPlan, device: str, kernel: Kernel) -> Store:
     """The copy of a weight that a kernel on a device reads; made at the first call, shared afterwards."""
-    if kernel.pack is None or kernel.packed_bytes is None:
+    if kernel.layout is None:
         return dense_store(plan, device)
-    nbytes = kernel.packed_bytes(Weight(plan.name, plan.format, plan.shape))
-    return _store(plan, device, kernel.layout, nbytes, kernel)
+    nbytes = kernel.layout.packed_bytes(Weight(plan.name, plan.format, plan.shape))
+    return _store(plan, device, kernel.layout.name, nbytes, kernel)
 
 
 def dense_store(plan: WeightPlan, device: str) -> Store:

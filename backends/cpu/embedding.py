@@ -108,9 +108,6 @@ register(
         rank=10,
         supports=lambda node: packed.misfit(arguments(node)["weight"]),
         layout=packed.LAYOUT,
-        layout_version=packed.LAYOUT_VERSION,
-        pack=packed.pack,
-        packed_bytes=packed.packed_bytes,
     )
 )
 register(
@@ -123,8 +120,5 @@ register(
         rank=5,
         supports=_is_matrix,
         layout=file_layout.LAYOUT,
-        layout_version=file_layout.LAYOUT_VERSION,
-        pack=file_layout.pack,
-        packed_bytes=file_layout.packed_bytes,
     )
 )

@@ -12,33 +12,18 @@ from typing import Any
 
 import torch
 import torch.fx as fx
-from ktc.backends.cpu import packed
+from ktc.backends.cpu import packed, packed_matrices
 from ktc.backends.cpu.library import OperandError, arguments, define, insert, refuse, shape_of, vector
-from ktc.backends.registry import Kernel, Option, Weight, register
+from ktc.backends.registry import Kernel, Layout, Option, Weight, register
 
 from ktc import _cpu
 
-LAYOUT = "r16.experts"
-LAYOUT_VERSION = 1
-"""Raise it with any change to the bytes that `pack` writes, of the layout r16 too."""
-ALIGNMENT = 64
 GATES = ("silu", "gelu", "gelu_tanh", "gpt_oss")
 """The activations by their numbers in C++."""
 PART_TOKENS = 4096
 """More tokens are computed in parts, which bounds the workspace; as in cpp/kernels/experts/experts.cpp."""
 
 _call = _cpu.experts
-
-
-def expert_bytes(format: str, rows: int, columns: int) -> int:
-    """Bytes of one packed expert's matrix, up to the start of the next."""
-    return -(-packed.packed_size(format, rows, columns) // ALIGNMENT) * ALIGNMENT
-
-
-def packed_bytes(weight: Weight) -> int:
-    """Bytes that `pack` writes for a weight [experts, rows, columns]."""
-    count, rows, columns = weight.shape
-    return count * expert_bytes(weight.format, rows, columns)
 
 
 def row_order(rows: int) -> torch.Tensor | None:
@@ -53,35 +38,12 @@ def row_order(rows: int) -> torch.Tensor | None:
 
 
 def pack(blocks: torch.Tensor, weight: Weight, out: torch.Tensor) -> None:
-    """As `pack_matrices`, each expert's rows in the order of `row_order`."""
-    pack_matrices(blocks, weight, out, row_order(weight.shape[1]))
+    """As `packed_matrices.pack`, each expert's rows in the order of `row_order`."""
+    packed_matrices.pack(blocks, weight, out, row_order(weight.shape[1]))
 
 
-def pack_matrices(
-    blocks: torch.Tensor, weight: Weight, out: torch.Tensor, order: torch.Tensor | None = None
-) -> None:
-    """Packs the file blocks of all matrices (uint8, contiguous) into `out` (uint8[packed_bytes], 64-byte aligned).
-
-    Args:
-        order: int64[rows], of each matrix's rows in `out`; None for their own.
-
-    Raises:
-        OperandError: sizes, dtypes or alignment that do not fit.
-    """
-    count, rows, columns = weight.shape
-    held = _cpu.file_bytes(weight.format, rows, columns)
-    if blocks.dtype != torch.uint8 or blocks.numel() != count * held:
-        raise refuse("experts.pack", "blocks", blocks, f"uint8[{count * held}]")
-    if out.dtype != torch.uint8 or out.numel() != packed_bytes(weight):
-        raise refuse("experts.pack", "out", out, f"uint8[{packed_bytes(weight)}]")
-    one = Weight(weight.parameter, weight.format, (rows, columns))
-    size, step = packed.packed_size(weight.format, rows, columns), expert_bytes(weight.format, rows, columns)
-    flat = blocks.reshape(-1)
-    for index in range(count):
-        share = flat[index * held : (index + 1) * held]
-        if order is not None:
-            share = share.reshape(rows, -1)[order].reshape(-1)
-        packed.pack(share, one, out[index * step : index * step + size])
+LAYOUT = Layout("r16.experts", packed.VERSION, pack, packed_matrices.packed_bytes)
+"""Raise the version with any change to `row_order`."""
 
 
 def experts(
@@ -108,8 +70,8 @@ def experts(
         raise refuse("experts", "weights", weights, f"floats {list(indices.shape)}, as indices")
     if activation not in GATES:
         raise OperandError(f"kt_cpu.experts: unknown activation {activation!r}; there are {', '.join(GATES)}")
-    _check("gate_up", gate_up, gate_up_format, count, inner, hidden)
-    _check("down", down, down_format, count, hidden, inner // 2)
+    packed_matrices.check("experts", "gate_up", gate_up, gate_up_format, (count, inner, hidden), "experts")
+    packed_matrices.check("experts", "down", down, down_format, (count, hidden, inner // 2), "experts")
     if gate_up_bias is not None:
         gate_up_bias = vector("experts", "gate_up_bias", gate_up_bias, count * inner)
     if down_bias is not None:
@@ -126,23 +88,6 @@ def experts(
     except (IndexError, ValueError) as error:
         raise OperandError(f"kt_cpu.experts: {error}") from error
     return y
-
-
-def _check(operand: str, weight: torch.Tensor, format: str, count: int, rows: int, columns: int) -> None:
-    size = count * expert_bytes(format, rows, columns)
-    if (
-        weight.dtype is not torch.uint8
-        or weight.numel() != size
-        or not weight.is_contiguous()
-        or weight.data_ptr() % ALIGNMENT
-    ):
-        what = f"{count} experts of {format} [{rows}, {columns}]"
-        raise refuse(
-            "experts",
-            operand,
-            weight,
-            f"contiguous uint8[{size}] ({what}), at a multiple of {ALIGNMENT} bytes",
-        )
 
 
 def _address(tensor: torch.Tensor | None) -> int:
@@ -190,7 +135,7 @@ def workspace(node: fx.Node, weights: Mapping[str, Weight]) -> int | torch.SymIn
     )
     each = (two - one) // 64
     part: int | torch.SymInt = torch.sym_min(choices[0], PART_TOKENS)  # type: ignore[no-untyped-call]
-    return one - 64 * each + ALIGNMENT + each * part
+    return one - 64 * each + packed_matrices.ALIGNMENT + each * part
 
 
 def supports(node: fx.Node) -> str | None:
@@ -216,9 +161,6 @@ register(
         rank=10,
         supports=supports,
         layout=LAYOUT,
-        layout_version=LAYOUT_VERSION,
-        pack=pack,
-        packed_bytes=packed_bytes,
         workspace=workspace,
     )
 )

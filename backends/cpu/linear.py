@@ -91,8 +91,5 @@ register(
         rank=10,
         supports=lambda node: packed.misfit(arguments(node)["weight"]),
         layout=packed.LAYOUT,
-        layout_version=packed.LAYOUT_VERSION,
-        pack=packed.pack,
-        packed_bytes=packed.packed_bytes,
     )
 )

@@ -19,17 +19,14 @@ from typing import Any
 
 import torch
 import torch.fx as fx
-from ktc.backends.cpu import packed
+from ktc.backends.cpu import packed, packed_matrices
 from ktc.backends.cpu.attention import CACHE_TYPES
-from ktc.backends.cpu.experts import expert_bytes, packed_bytes
-from ktc.backends.cpu.experts import pack_matrices as pack
 from ktc.backends.cpu.library import OperandError, arguments, define, insert, refuse, shape_of
 from ktc.backends.cpu.mla_expand import heads
 from ktc.backends.registry import Kernel, Option, Weight, register
 
 from ktc import _cpu
 
-LAYOUT = "r16.heads"
 FORMS = ("auto", "absorbed", "expanded")
 OPERANDS = (
     "q_nope", "q_rope", "latent", "k_rope", "w_key", "w_value", "key_cache", "value_cache", "seq_starts",
@@ -75,12 +72,9 @@ def mla_attention(
     if _cache("value_cache", value_cache, rope)[::2] != (blocks, block_size):
         wanted = f"of {blocks} blocks of {block_size}, as `key_cache` is"
         raise refuse("mla_attention", "value_cache", value_cache, wanted)
-    for name, weight, needed in (
-        ("w_key", w_key, count * expert_bytes(key_format, depth, nope)),
-        ("w_value", w_value, count * expert_bytes(value_format, value_dim, depth)),
-    ):
-        if weight.dtype is not torch.uint8 or weight.numel() != needed or not weight.is_contiguous():
-            raise refuse("mla_attention", name, weight, f"contiguous uint8[{needed}]")
+    check = packed_matrices.check
+    check("mla_attention", "w_key", w_key, key_format, (count, depth, nope), "heads")
+    check("mla_attention", "w_value", w_value, value_format, (count, value_dim, depth), "heads")
     sequences = context_lens.numel()
     if block_tables.dim() != 2 or block_tables.shape[0] != sequences or seq_starts.numel() != sequences + 1:
         wanted = f"[{sequences}, n], with {sequences + 1} `seq_starts`"
@@ -182,10 +176,7 @@ register(
         options={"form": Option(str, "how new tokens meet the cache; auto by sizes", FORMS)},
         rank=10,
         supports=supports,
-        layout=LAYOUT,
-        layout_version=packed.LAYOUT_VERSION,
-        pack=pack,
-        packed_bytes=packed_bytes,
+        layout=packed_matrices.LAYOUT,
         workspace=workspace,
     )
 )

@@ -10,7 +10,7 @@ from functools import cache
 import torch
 import torch.fx as fx
 from ktc.backends.cpu.library import OperandError, refuse, shape_of
-from ktc.backends.registry import Weight
+from ktc.backends.registry import Layout, Weight
 
 from ktc import _cpu
 from ktc.weights.formats import FORMATS
@@ -24,8 +24,7 @@ def _has_layout(format: str) -> bool:
     return True
 
 
-LAYOUT = "r16"
-LAYOUT_VERSION = 1
+VERSION = 1
 """Raise it with any change to the bytes that packing writes, here or in cpp/kernels/packed."""
 PACKED: tuple[str, ...] = tuple(name for name in FORMATS if _has_layout(name))
 """The formats that have a packed layout."""
@@ -73,6 +72,9 @@ def pack(blocks: torch.Tensor, weight: Weight, out: torch.Tensor) -> None:
     if out.dtype != torch.uint8 or not out.is_contiguous() or out.numel() != needed or out.data_ptr() % 64:
         raise refuse("pack", "out", out, f"contiguous uint8[{needed}] at a multiple of 64 bytes")
     _cpu.pack(weight.format, blocks.data_ptr(), rows, columns, out.data_ptr())
+
+
+LAYOUT = Layout("r16", VERSION, pack, packed_bytes)
 
 
 def unpack(packed: torch.Tensor, weight: Weight) -> torch.Tensor:

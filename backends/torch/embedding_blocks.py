@@ -61,8 +61,5 @@ register(
         rank=0,
         supports=lambda node: blocks.misfit(arguments(node)["weight"], 2),
         layout=file_layout.LAYOUT,
-        layout_version=file_layout.LAYOUT_VERSION,
-        pack=file_layout.pack,
-        packed_bytes=file_layout.packed_bytes,
     )
 )

@@ -105,9 +105,6 @@ register(
         rank=0,
         supports=supports,
         layout=file_layout.LAYOUT,
-        layout_version=file_layout.LAYOUT_VERSION,
-        pack=file_layout.pack,
-        packed_bytes=file_layout.packed_bytes,
         workspace=workspace,
     )
 )

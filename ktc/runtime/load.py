@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ktc.backends.registry import Kernel, Weight
+from ktc.backends.registry import Kernel, Layout, Weight
 from ktc.errors import KtcError, WeightError
 from ktc.runtime.arena import TensorArena
 from ktc.weights.convert import convert, dequantize
@@ -87,8 +87,8 @@ def read_weight(source: WeightSource, item: StoredWeight, arena: TensorArena | N
         WeightError: it cannot be read or converted (names it), or memory does not suffice.
     """
     try:
-        raw = source.read(item.recipe)
-        return _dense(raw, item, arena) if item.kernel is None else _packed(raw, item, item.kernel, arena)
+        raw, layout = source.read(item.recipe), item.kernel.layout if item.kernel else None
+        return _dense(raw, item, arena) if layout is None else _packed(raw, item, layout, arena)
     except KtcError:
         raise
     except (ValueError, RuntimeError, OSError, MemoryError) as error:
@@ -100,16 +100,14 @@ def dense_dtype(format: str) -> torch.dtype:
     return _FLOATS.get(format, torch.float32)
 
 
-def _packed(raw: RawTensor, item: StoredWeight, kernel: Kernel, arena: TensorArena | None) -> torch.Tensor:
+def _packed(raw: RawTensor, item: StoredWeight, layout: Layout, arena: TensorArena | None) -> torch.Tensor:
     blocks = _blocks(raw, item.weight.format)
     out = torch.empty(item.nbytes, dtype=torch.uint8) if arena is None else arena.tensor(item.nbytes)
-    if kernel.pack is None:
-        raise WeightError("its kernel has a layout of its own but cannot pack", tensor=item.weight.parameter)
     with warnings.catch_warnings():
         # The file is mapped read-only, and pack only reads; torch has no read-only tensors and warns of any.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         view = torch.from_numpy(blocks)
-    kernel.pack(view, item.weight, out)
+    layout.pack(view, item.weight, out)
     return out
 
 

@@ -50,7 +50,7 @@ class PackedEntry:
         name, device: as in the plan.
         offset: its first byte in the device's file, a multiple of 4096.
         nbytes: its bytes.
-        layout, layout_version: see `ktc.backends.registry.Kernel`; "dense" for an ordinary tensor.
+        layout, layout_version: see `ktc.backends.registry.Layout`; "dense" for an ordinary tensor.
         crc32: of all its bytes.
         ends_crc32: of the first and the last 4096 of them, one after the other.
     """
@@ -203,11 +203,12 @@ def layout_of(weight: WeightEntry) -> tuple[str, int, int]:
     if weight.kernel is None:
         return "dense", 1, math.prod(weight.shape) * dense_dtype(weight.format).itemsize
     kernel = kernels().get(weight.kernel)
-    if kernel is None or kernel.packed_bytes is None:
+    layout = None if kernel is None else kernel.layout
+    if layout is None:
         text = f"weight {weight.name!r} was packed for the kernel {weight.kernel!r}, which this version lacks"
         raise ArtifactError(text, hint=AGAIN)
-    nbytes = kernel.packed_bytes(Weight(weight.name, weight.format, weight.shape))
-    return kernel.layout, kernel.layout_version, nbytes
+    nbytes = layout.packed_bytes(Weight(weight.name, weight.format, weight.shape))
+    return layout.name, layout.version, nbytes
 
 
 def file_name(device: str) -> str:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 
 import ktc.backends.cpu  # noqa: F401  registers the kernels
 import numpy as np
 import pytest
 import torch
 from ktc.backends.cpu import packed
-from ktc.backends.registry import Kernel, Weight, kernels, register
+from ktc.backends.registry import Weight, kernels, register
 
 from ktc.weights.formats import nbytes
 
 
 def checksum(kernel: str, format: str, shape: tuple[int, ...]) -> int:
     """Of what the kernel packs out of bytes that are always the same."""
-    found = kernels()[kernel]
-    assert found.pack is not None and found.packed_bytes is not None
+    found = kernels()[kernel].layout
+    assert found is not None
     weight = Weight("w", format, shape)
     count = np.arange(nbytes(format, shape), dtype=np.uint32)
     blocks = torch.from_numpy(((count * np.uint32(2654435761)) >> np.uint32(13)).astype(np.uint8))
@@ -54,28 +55,26 @@ OTHERS = {
     "cpu.mla_attention": ("q8_0", (2, 48, 256), 1690448862),
     "cpu.embedding_file": ("q6_k", (24, 512), 1671358450),
 }
-CHANGED = (
-    "what packing writes has changed: raise the layout's LAYOUT_VERSION, then write the new checksum here"
-)
+CHANGED = "what packing writes has changed: raise the layout's version, then write the new checksum here"
 
 
 @pytest.mark.parametrize("format", packed.PACKED)
 def test_r16(format: str) -> None:
-    assert packed.LAYOUT_VERSION == 1 and checksum("cpu.linear", format, (24, 512)) == R16[format], CHANGED
+    assert packed.VERSION == 1 and checksum("cpu.linear", format, (24, 512)) == R16[format], CHANGED
 
 
 @pytest.mark.parametrize("kernel", OTHERS)
 def test_others(kernel: str) -> None:
     format, shape, expected = OTHERS[kernel]
-    assert kernels()[kernel].layout_version == 1 and checksum(kernel, format, shape) == expected, CHANGED
+    layout = kernels()[kernel].layout
+    assert layout is not None and layout.version == 1 and checksum(kernel, format, shape) == expected, CHANGED
 
 
 def test_kernels_of_one_layout_agree_on_its_version() -> None:
     linear = kernels()["cpu.linear"]
-    other = Kernel(
-        name="test.linear", op=linear.op, hardware=linear.hardware, lower=linear.lower, layout=linear.layout,
-        layout_version=linear.layout_version + 1,
-    )  # fmt: skip
+    assert linear.layout is not None
+    changed = replace(linear.layout, version=linear.layout.version + 1)
+    other = replace(linear, name="test.linear", layout=changed)
     with pytest.raises(ValueError, match="two versions of the layout 'r16'"):
         register(other)
     assert "test.linear" not in kernels()

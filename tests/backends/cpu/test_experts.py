@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from ktc.backends.cpu.experts import GATES, PART_TOKENS, experts, pack, packed_bytes
+from ktc.backends.cpu.experts import GATES, PART_TOKENS, experts, pack
 from ktc.backends.cpu.library import OperandError
 from ktc.backends.cpu.packed import PACKED
+from ktc.backends.cpu.packed_matrices import packed_bytes
 from ktc.backends.registry import Weight
 from support.gguf_files import write_gguf
 from support.packed_weights import aligned, as_int8, columns_step, dense, make_blocks, nmse, on_tiles

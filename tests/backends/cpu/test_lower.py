@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.fx as fx
+from ktc.backends.cpu import packed
 from ktc.backends.cpu.library import direct
 from ktc.backends.cpu.packed import PACKED
 from ktc.backends.registry import Kernel, Weight, for_op, kernels
@@ -27,7 +28,7 @@ def test_all_kernels_are_registered() -> None:
         assert kernel.op == f"kt.{name.removesuffix('_file')}" and kernel.hardware == {"cpu"}
     assert for_op("kt.linear")[0].name == "cpu.linear"
     assert known["cpu.linear"].formats == known["cpu.embedding"].formats == frozenset(PACKED)
-    assert known["cpu.linear"].layout == known["cpu.embedding"].layout == "r16"
+    assert known["cpu.linear"].layout is known["cpu.embedding"].layout is packed.LAYOUT
 
 
 def test_the_function_behind_an_op_computes_the_same() -> None:
@@ -95,13 +96,13 @@ def test_embedding_lowers_in_either_layout(name: str) -> None:
     blocks = make_blocks("q6_k", 10, 256)
     kernel, weight = kernels()[f"cpu.{name}"], Weight("weight", "q6_k", (10, 256))
     graph, node = graph_of(torch.ops.kt.embedding.default, {"ids": (1, 3), "weight": (10, 256)})
-    assert kernel.supports(node) is None and kernel.pack is not None and kernel.packed_bytes is not None
+    assert kernel.supports(node) is None and kernel.layout is not None
     lowered(kernel, graph, node, weight, {})
-    memory = torch.empty(kernel.packed_bytes(weight) + 64, dtype=torch.uint8)
+    memory = torch.empty(kernel.layout.packed_bytes(weight) + 64, dtype=torch.uint8)
     start = -memory.data_ptr() % 64
     root = torch.nn.Module()
-    root.weight = memory[start : start + kernel.packed_bytes(weight)]
-    kernel.pack(blocks, weight, root.weight)
+    root.weight = memory[start : start + kernel.layout.packed_bytes(weight)]
+    kernel.layout.pack(blocks, weight, root.weight)
     ids = torch.tensor([[9, 0, 4]])
     assert torch.equal(fx.GraphModule(root, graph)(ids), dense("q6_k", blocks, 10, 256)[ids])
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import ktc.backends.cpu.mla_attention as module
 import pytest
 import torch
-from ktc.backends.cpu import packed
+from ktc.backends.cpu import packed, packed_matrices
 from ktc.backends.cpu.library import OperandError
 from ktc.backends.registry import Weight
 from support.packed_weights import aligned, columns_step, dense, make_blocks, nmse
@@ -27,8 +26,8 @@ def packed_heads(
     """(packed weight, what it means as float32[heads, rows, columns])."""
     blocks = make_blocks(format, heads * rows, columns, seed)
     weight = Weight("w", format, (heads, rows, columns))
-    out = aligned(module.packed_bytes(weight))
-    module.pack(blocks, weight, out)
+    out = aligned(packed_matrices.packed_bytes(weight))
+    packed_matrices.pack(blocks, weight, out)
     return out, dense(format, blocks, heads * rows, columns).view(heads, rows, columns)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import ktc.backends.cpu  # noqa: F401  registers the kernels
 import pytest
 import torch
@@ -40,7 +38,7 @@ def stored(source: StateDictSource, name: str, format: str, kernel: str | None =
     found = recipe(source, name)
     weight = Weight(name, format, tuple(found.shape))
     chosen = kernels()[kernel] if kernel else None
-    size = chosen.packed_bytes(weight) if chosen and chosen.packed_bytes else 0
+    size = chosen.layout.packed_bytes(weight) if chosen and chosen.layout else 0
     return StoredWeight(name, weight, found, CPU, chosen, size or torch.Size(found.shape).numel() * 4)
 
 
@@ -105,11 +103,8 @@ def stored_like(source: StateDictSource) -> StoredWeight:
     )
 
 
-def test_a_layout_without_a_packer_and_missing_memory_are_typed(source: StateDictSource, monkeypatch) -> None:
+def test_missing_memory_is_typed(source: StateDictSource, monkeypatch) -> None:
     item = stored(source, "a.weight", "f32", "cpu.linear")
-    assert item.kernel is not None
-    with pytest.raises(WeightError, match="cannot pack"):
-        load_weights(source, [replace(item, kernel=replace(item.kernel, pack=None))])
 
     def full(capacity: int) -> None:
         raise MemoryError(f"{capacity} bytes")

@@ -318,8 +318,10 @@ def test_a_file_that_shrinks_while_it_is_read(copy: Path, monkeypatch: pytest.Mo
 
 
 def test_another_version_of_a_layout_or_of_the_table(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    r16 = registry.kernels()["cpu.linear"].layout
+    assert r16 is not None
     newer = {
-        name: replace(kernel, layout_version=2) if kernel.layout == "r16" else kernel
+        name: replace(kernel, layout=replace(r16, version=2)) if kernel.layout is r16 else kernel
         for name, kernel in registry.kernels().items()
     }
     with monkeypatch.context() as patch:
