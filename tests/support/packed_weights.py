@@ -85,6 +85,8 @@ def nmse(value: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((value.double() - wanted).square().sum() / wanted.square().sum().clamp_min(1e-300))
 
 
+FLOATS = ("f32", "f16", "bf16", "fp8")
+"""Formats that meet float activations; the others meet int8, or bf16 on tiles."""
 TILE_TOKENS = 32
 """From so many tokens on, the kernels of level amx round activations and weights to bf16; TileKernels in tables.hpp."""
 

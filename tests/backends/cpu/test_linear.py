@@ -7,6 +7,7 @@ import torch
 from ktc.backends.cpu.library import OperandError
 from ktc.backends.cpu.packed import PACKED
 from support.packed_weights import (
+    FLOATS,
     TILE_TOKENS,
     as_bf16,
     as_int8,
@@ -20,7 +21,6 @@ from support.packed_weights import (
 
 from ktc import _cpu
 
-FLOATS = ("f32", "f16", "bf16", "fp8")
 TOKENS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64)
 linear = torch.ops.kt_cpu.linear
 
