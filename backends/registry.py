@@ -38,12 +38,14 @@ class Layout:
             Raise it with any change to what `pack` writes.
         pack: writes one weight: (file blocks uint8[...], Weight, out uint8[packed_bytes]).
         packed_bytes: size in bytes of what `pack` writes, known without loading anything.
+        matrices: equal parts of those bytes, of each of which every NUMA node reads its share: a weight's experts.
     """
 
     name: str
     version: int
     pack: Callable[[torch.Tensor, Weight, torch.Tensor], None]
     packed_bytes: Callable[[Weight], int]
+    matrices: Callable[[Weight], int] = lambda weight: 1
 
 
 @dataclass(frozen=True)

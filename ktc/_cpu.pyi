@@ -103,6 +103,15 @@ class Arena:
             ValueError: `align` is no power of two up to 2 MiB.
         """
 
+    def place(self, address: int, nbytes: int, matrices: int = 1) -> None:
+        """
+        Before a weight of `matrices` equal parts is written there: on a machine with several NUMA nodes
+        the threads that will read its pages touch them first.
+
+        Raises:
+            ValueError: memory outside the arena, or more parts than bytes.
+        """
+
     def seal(self) -> None:
         """
         Asks the system to move what is allocated to large pages, once it is loaded.
@@ -145,9 +154,20 @@ def limit_threads(count: int) -> int:
 def physical_cores() -> int:
     """Physical cores in this process's affinity mask."""
 
+def why_threads() -> str:
+    """Why there are so many threads, in words."""
+
+def topology(root: str = "", wanted: str = "") -> tuple[list[int], list[list[list[int]]], float, int, str]:
+    """
+    The machine as the pool sees it, or a copy of another's /proc and /sys below the folder `root`.
+
+    Returns (numbers of the NUMA nodes with cores and memory, for each the logical CPUs of its cores, CPUs that
+    the control groups grant or 0, threads to compute with when KTC_THREADS is `wanted`, why).
+    """
+
 def read_bandwidth(address: int, bytes: int, streams: int, seconds: float) -> float:
     """
-    Bytes a second that the pool's threads read from a region, `streams` (1, 2, 4, 8) places at a time each:
+    Bytes a second that the pool's threads read from a region, `streams` (1, 2, 4, 8, 16) places at a time each:
     the best pass within `seconds`.
 
     Raises:

@@ -6,15 +6,14 @@ Nothing of it goes through capture, passes or kernels; only the bytes are read b
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ktc.capture.buffers import realise_buffers
-from ktc.devices import host_memory
 from ktc.errors import KtcError
+from ktc.machine import available_memory
 from ktc.weights.convert import dequantize
 from ktc.weights.source import WeightSource
 
@@ -75,31 +74,6 @@ def check_memory(needed: int, source: WeightSource) -> None:
             "free",
             hint="compare two programs with each other: `ktc verify FILE --against OTHER.kt` needs no eager model",
         )
-
-
-def available_memory() -> int | None:
-    """Bytes that this process can still take without swapping; None where the system does not say.
-
-    The least of what the machine reports as available (Linux: MemAvailable) and what the control group leaves.
-    """
-    found = []
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text(encoding="ascii").strip()
-        if limit.isdecimal():
-            used = int((group / "memory.current").read_text(encoding="ascii"))
-            stat = dict(
-                line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines()
-            )
-            found.append(int(limit) - used + int(stat.get("inactive_file", 0)))  # cached files give way
-    except (OSError, ValueError):
-        pass
-    if not found:
-        total = host_memory()
-        found += [] if total is None else [total]
-    return min(found, default=None)
 
 
 def _shared(model: nn.Module) -> list[list[str]]:

@@ -19,7 +19,7 @@ from typing import Any
 from ktc import _cpu
 from ktc.errors import KtcError
 
-STREAMS = (1, 2, 4, 8)
+STREAMS = (1, 2, 4, 8, 16)
 KINDS = ("int8", "bf16", "f32")
 _REGION = 1 << 30
 """Bytes that are read when bandwidth is measured: beyond every cache that we know."""
@@ -168,12 +168,58 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     return found if isinstance(found, dict) else {}
 
 
-def available_memory() -> int | None:
-    """Bytes that can be had without swapping, or None where the system does not tell."""
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that this process can still take without swapping; None where the system does not say.
+
+    The least of what the machine has available (Linux: MemAvailable) and what the control groups of either version
+    leave; files that a group has cached and does not use give way, so they count as free.
+
+    Args:
+        root: the folder that has `proc` and `sys`.
+    """
+    from ktc.devices import host_memory
+
+    found = [_group_leaves(folder) for folder in _memory_groups(root)]
     try:
-        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+        lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
+        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
     except (OSError, ValueError, IndexError):
-        pass
+        found.append(host_memory())
+    return min((nbytes for nbytes in found if nbytes is not None), default=None)
+
+
+def _memory_groups(root: Path) -> list[Path]:
+    """The folders of the control groups that may limit memory: this process's and those above it."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / ("memory" if controllers else "")
+        group = mount / path.strip("/")
+        found += [mount, *(folder for folder in (group, *group.parents) if mount in folder.parents)]
+    return found
+
+
+def _group_leaves(folder: Path) -> int | None:
+    """Bytes that a control group leaves; None without a limit."""
+    for limit, usage, cached in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            most = (folder / limit).read_text(encoding="ascii").strip()
+            if not most.isdecimal():
+                continue
+            used = int((folder / usage).read_text(encoding="ascii"))
+            stat = dict(
+                line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+            )
+            return max(0, int(most) - used + int(stat.get(cached, 0)))
+        except (OSError, ValueError):
+            continue
     return None

@@ -42,7 +42,9 @@ def pack(blocks: torch.Tensor, weight: Weight, out: torch.Tensor) -> None:
     packed_matrices.pack(blocks, weight, out, row_order(weight.shape[1]))
 
 
-LAYOUT = Layout("r16.experts", packed.VERSION, pack, packed_matrices.packed_bytes)
+LAYOUT = Layout(
+    "r16.experts", packed.VERSION, pack, packed_matrices.packed_bytes, lambda weight: weight.shape[0]
+)
 """Raise the version with any change to `row_order`."""
 
 

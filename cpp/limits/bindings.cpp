@@ -18,7 +18,8 @@ void ktc::bind_limits(nb::module_& m) {
       },
       nb::arg("address"), nb::arg("bytes"), nb::arg("streams"), nb::arg("seconds"),
       nb::call_guard<nb::gil_scoped_release>(),
-      "Bytes a second that the pool's threads read from a region, `streams` (1, 2, 4, 8) places at a time "
+      "Bytes a second that the pool's threads read from a region, `streams` (1, 2, 4, 8, 16) places at a "
+      "time "
       "each:\n"
       "the best pass within `seconds`.\n\n"
       "Raises:\n    ValueError: a region below 1 MiB, another number of streams.");

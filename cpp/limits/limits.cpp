@@ -39,8 +39,8 @@ constexpr int64_t kRounds = 20000;
 
 double read_bandwidth(const uint8_t* data, int64_t bytes, int streams, double seconds) {
   if (bytes < kPiece) throw std::invalid_argument("a region of at least 1 MiB is needed");
-  if (streams != 1 && streams != 2 && streams != 4 && streams != 8)
-    throw std::invalid_argument("1, 2, 4 or 8 streams, not " + std::to_string(streams));
+  if (streams < 1 || streams > 16 || (streams & (streams - 1)) != 0)
+    throw std::invalid_argument("1, 2, 4, 8 or 16 streams, not " + std::to_string(streams));
   const Loops& loop = loops();
   const int64_t pieces = bytes / kPiece;
   std::atomic<uint64_t> sink{0};

@@ -10,7 +10,7 @@ namespace ktc::limits {
 // Reads `bytes` bytes at `data` (a multiple of 64 bytes) with the pool's threads, `streams` places at a time
 // in each, over and over for at least `seconds`. Returns bytes a second of the best whole pass, since
 // whatever else the machine does only takes away. Throws std::invalid_argument for an empty region or a
-// number of streams that is not 1, 2, 4 or 8.
+// number of streams that is not 1, 2, 4, 8 or 16.
 double read_bandwidth(const uint8_t* data, int64_t bytes, int streams, double seconds);
 
 // Multiply-adds, counted as two operations, that the pool's threads do in a second on registers: "int8" (dot

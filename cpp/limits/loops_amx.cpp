@@ -61,6 +61,6 @@ double bf16(int64_t rounds) {
 }  // namespace
 
 extern const Loops loops_amx;
-const Loops loops_amx = {read, int8, bf16, f32};
+const Loops loops_amx = {read<Lanes>, int8, bf16, f32};
 
 }  // namespace ktc::limits

@@ -1,6 +1,7 @@
 // The measured loops for AVX2: byte dot products are vpmaddubsw + vpmaddwd + vpaddd there.
 #include <immintrin.h>
 
+#include "limits/loops_read.inl.hpp"
 #include "limits/tables.hpp"
 
 namespace ktc::limits {
@@ -8,37 +9,19 @@ namespace {
 
 constexpr int kAccumulators = 12;
 
-template <int kStreams>
-uint64_t read_from(const uint8_t* data, size_t bytes) {
-  __m256i sums[kStreams];
-  for (auto& sum : sums) sum = _mm256_setzero_si256();
-  const size_t share = bytes / kStreams;
-  for (size_t at = 0; at + 64 <= share; at += 64) {
-#pragma GCC unroll 8
-    for (int s = 0; s < kStreams; ++s) {
-      const uint8_t* place = data + static_cast<size_t>(s) * share + at;
-      sums[s] = _mm256_add_epi64(sums[s], _mm256_loadu_si256(reinterpret_cast<const __m256i*>(place)));
-      sums[s] = _mm256_add_epi64(sums[s], _mm256_loadu_si256(reinterpret_cast<const __m256i*>(place + 32)));
-    }
+struct Lanes {
+  static constexpr size_t kBytes = 64;
+  using Sum = __m256i;
+  static Sum add(Sum sum, const uint8_t* place) {
+    sum = _mm256_add_epi64(sum, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(place)));
+    return _mm256_add_epi64(sum, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(place + 32)));
   }
-  for (int s = 1; s < kStreams; ++s) sums[0] = _mm256_add_epi64(sums[0], sums[s]);
-  alignas(32) uint64_t lanes[4];
-  _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), sums[0]);
-  return lanes[0] + lanes[1] + lanes[2] + lanes[3];
-}
-
-uint64_t read(const uint8_t* data, size_t bytes, int streams) {
-  switch (streams) {
-    case 1:
-      return read_from<1>(data, bytes);
-    case 2:
-      return read_from<2>(data, bytes);
-    case 4:
-      return read_from<4>(data, bytes);
-    default:
-      return read_from<8>(data, bytes);
+  static uint64_t total(Sum sum) {
+    alignas(32) uint64_t lanes[4];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), sum);
+    return lanes[0] + lanes[1] + lanes[2] + lanes[3];
   }
-}
+};
 
 double int8(int64_t rounds) {
   __m256i sums[kAccumulators];
@@ -74,6 +57,6 @@ double f32(int64_t rounds) {
 }  // namespace
 
 extern const Loops loops_avx2;
-const Loops loops_avx2 = {read, int8, nullptr, f32};
+const Loops loops_avx2 = {read<Lanes>, int8, nullptr, f32};
 
 }  // namespace ktc::limits

@@ -24,6 +24,6 @@ double int8(int64_t rounds) {
 }  // namespace
 
 extern const Loops loops_avx512;
-const Loops loops_avx512 = {read, int8, nullptr, f32};
+const Loops loops_avx512 = {read<Lanes>, int8, nullptr, f32};
 
 }  // namespace ktc::limits

@@ -35,6 +35,6 @@ double bf16(int64_t rounds) {
 }  // namespace
 
 extern const Loops loops_avx512vnni;
-const Loops loops_avx512vnni = {read, int8, bf16, f32};
+const Loops loops_avx512vnni = {read<Lanes>, int8, bf16, f32};
 
 }  // namespace ktc::limits

@@ -1,38 +1,20 @@
 // The measured loops in plain C++: whatever the compiler makes of them for the platform's baseline.
+#include "limits/loops_read.inl.hpp"
 #include "limits/tables.hpp"
 
 namespace ktc::limits {
 namespace {
 
-template <int kStreams>
-uint64_t read_from(const uint8_t* data, size_t bytes) {
-  uint64_t sums[kStreams] = {};
-  const size_t share = bytes / kStreams;
-  for (size_t at = 0; at + 8 <= share; at += 8) {
-#pragma GCC unroll 8
-    for (int s = 0; s < kStreams; ++s) {
-      uint64_t word;
-      __builtin_memcpy(&word, data + static_cast<size_t>(s) * share + at, 8);
-      sums[s] += word;
-    }
+struct Lanes {
+  static constexpr size_t kBytes = 8;
+  using Sum = uint64_t;
+  static Sum add(Sum sum, const uint8_t* place) {
+    uint64_t word;
+    __builtin_memcpy(&word, place, 8);
+    return sum + word;
   }
-  uint64_t total = 0;
-  for (uint64_t sum : sums) total += sum;
-  return total;
-}
-
-uint64_t read(const uint8_t* data, size_t bytes, int streams) {
-  switch (streams) {
-    case 1:
-      return read_from<1>(data, bytes);
-    case 2:
-      return read_from<2>(data, bytes);
-    case 4:
-      return read_from<4>(data, bytes);
-    default:
-      return read_from<8>(data, bytes);
-  }
-}
+  static uint64_t total(Sum sum) { return sum; }
+};
 
 // Keeps a value alive and unknown to the compiler.
 template <typename T>
@@ -70,6 +52,6 @@ double f32(int64_t rounds) {
 
 }  // namespace
 
-const Loops loops_generic = {read, int8, nullptr, f32};
+const Loops loops_generic = {read<Lanes>, int8, nullptr, f32};
 
 }  // namespace ktc::limits

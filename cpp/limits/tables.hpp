@@ -7,7 +7,7 @@
 namespace ktc::limits {
 
 struct Loops {
-  // Reads `bytes` bytes (a multiple of 8 * 64) at `data` from `streams` places at a time. The sum keeps the
+  // Reads `bytes` bytes (a multiple of 16 * 128) at `data` from `streams` places at a time. The sum keeps the
   // compiler from leaving the loads out.
   uint64_t (*read)(const uint8_t* data, size_t bytes, int streams);
   // `rounds` rounds of independent multiply-adds; returns the operations done. Null: no such instruction.

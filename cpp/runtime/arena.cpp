@@ -9,6 +9,10 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <vector>
+
+#include "runtime/pool.hpp"
+#include "runtime/seats.hpp"
 
 #if defined(__linux__) && !defined(MADV_COLLAPSE)
 #define MADV_COLLAPSE 25  // Linux 6.1; older headers do not name it, older kernels refuse it
@@ -69,9 +73,52 @@ uint8_t* Arena::allocate(size_t bytes, size_t align) {
   return base_ + start;
 }
 
+void Arena::place(const uint8_t* data, size_t bytes, int64_t matrices) {
+  const size_t offset = static_cast<size_t>(data - base_);
+  if (data < base_ || offset > capacity_ || bytes > capacity_ - offset)
+    throw std::invalid_argument("memory outside the arena");
+  if (matrices < 1 || static_cast<size_t>(matrices) > bytes)
+    throw std::invalid_argument("a weight of " + std::to_string(bytes) + " bytes has no " +
+                                std::to_string(matrices) + " parts");
+  runtime::Pool& pool = runtime::Pool::instance();
+  const runtime::Seats seats = pool.seats();
+  if (seats.nodes() == 1) return;
+  uint8_t* start = base_ + offset;
+  const size_t page = runtime::page_of(seats, bytes, matrices);
+#ifdef MADV_NOHUGEPAGE
+  if (page < kHugePage) {
+    const auto begin = reinterpret_cast<uintptr_t>(start) / page * page;
+    madvise(reinterpret_cast<void*>(begin), reinterpret_cast<uintptr_t>(start) + bytes - begin,
+            MADV_NOHUGEPAGE);
+    const std::lock_guard lock(mutex_);
+    small_pages_ = true;
+  }
+#endif
+  const std::vector<runtime::Touch> touches =
+      runtime::first_touches(pool.threads(), reinterpret_cast<uintptr_t>(start), bytes, matrices, page);
+  auto touch = [&](int seat) {
+    for (const runtime::Touch& piece : touches) {
+      if (piece.seat != seat) continue;
+      // Writes what is there: a page may hold the end of another weight.
+      for (size_t at = piece.begin; at < piece.end; at += page)
+        __atomic_fetch_or(start + at, 0, __ATOMIC_RELAXED);
+    }
+  };
+  pool.on_every_thread([](void* context, int seat) { (*static_cast<decltype(touch)*>(context))(seat); },
+                       &touch);
+}
+
 void Arena::seal() {
 #ifdef MADV_COLLAPSE
-  madvise(base_, round_up(used(), kHugePage), MADV_COLLAPSE);
+  const size_t bytes = round_up(used(), kHugePage);
+  bool small;
+  {
+    const std::lock_guard lock(mutex_);
+    small = small_pages_;
+  }
+  // A call ends at the first page that must stay as it is.
+  const size_t step = small ? kHugePage : bytes;
+  for (size_t at = 0; at < bytes; at += step) madvise(base_ + at, step, MADV_COLLAPSE);
 #endif
 }
 

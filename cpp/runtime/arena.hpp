@@ -35,6 +35,12 @@ class Arena {
   // not fit and std::invalid_argument unless `align` is a power of two up to 2 MiB.
   uint8_t* allocate(size_t bytes, size_t align);
 
+  // For memory of this arena that nothing was written to yet and that will hold a weight of `matrices` equal
+  // parts (experts): on a machine with several NUMA nodes, the threads that will read it in the pool's loops
+  // touch their pages of it first (see seats.hpp), so that they lie on their nodes. Elsewhere it does
+  // nothing. Throws std::invalid_argument for memory outside the arena or less than one part.
+  void place(const uint8_t* data, size_t bytes, int64_t matrices);
+
   // Asks the system to move what has been allocated to large pages, once it is loaded; quietly does what it
   // can.
   void seal();
@@ -53,6 +59,7 @@ class Arena {
   size_t reserved_ = 0;
   mutable std::mutex mutex_;
   size_t used_ = 0;
+  bool small_pages_ = false;  // some of it must stay on ordinary pages
 };
 
 }  // namespace ktc

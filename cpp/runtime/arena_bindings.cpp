@@ -37,6 +37,16 @@ void bind_arena(nb::module_& m) {
            "The next `nbytes` bytes, zeroed, as a writable uint8 array that keeps the arena alive.\n\n"
            "Raises:\n    MemoryError: they do not fit; the text has the sizes.\n"
            "    ValueError: `align` is no power of two up to 2 MiB.")
+      .def(
+          "place",
+          [](Arena& arena, uintptr_t address, size_t bytes, int64_t matrices) {
+            arena.place(reinterpret_cast<const uint8_t*>(address), bytes, matrices);
+          },
+          nb::arg("address"), nb::arg("nbytes"), nb::arg("matrices") = 1,
+          nb::call_guard<nb::gil_scoped_release>(),
+          "Before a weight of `matrices` equal parts is written there: on a machine with several NUMA nodes\n"
+          "the threads that will read its pages touch them first.\n\n"
+          "Raises:\n    ValueError: memory outside the arena, or more parts than bytes.")
       .def("seal", &Arena::seal, nb::call_guard<nb::gil_scoped_release>(),
            "Asks the system to move what is allocated to large pages, once it is loaded.")
       .def("huge_bytes", &Arena::huge_bytes, nb::call_guard<nb::gil_scoped_release>(),

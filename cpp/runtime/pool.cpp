@@ -4,10 +4,13 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <exception>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "runtime/pool_topology.hpp"
@@ -15,7 +18,6 @@
 #ifdef __linux__
 #include <linux/futex.h>
 #include <pthread.h>
-#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -62,34 +64,26 @@ struct alignas(64) Range {
   int64_t end = 0;
 };
 
-// The thread's index while it runs a loop's body, else -1.
+// The thread's seat while it runs a loop's body, else -1.
 thread_local int current_worker = -1;
 
 // What Pool::Limit sets; 0 for no limit.
 thread_local int thread_limit = 0;
 
-void pin_to(const Core& core) {
-#ifdef __linux__
-  const int highest = core.cpus.back() + 1;
-  cpu_set_t* set = CPU_ALLOC(highest);
-  if (!set) return;
-  const size_t bytes = CPU_ALLOC_SIZE(highest);
-  CPU_ZERO_S(bytes, set);
-  for (int cpu : core.cpus) CPU_SET_S(cpu, bytes, set);
-  // A refusal (a sandbox, a changed cpuset) costs speed only.
-  (void)pthread_setaffinity_np(pthread_self(), bytes, set);
-  CPU_FREE(set);
-#else
-  (void)core;
-#endif
-}
-
 }  // namespace
 
 struct Pool::State {
-  explicit State(int count) : threads(count), ranges(count) {}
+  State(Topology machine, int count, std::string reason)
+      : threads(count),
+        why(std::move(reason)),
+        topology(std::move(machine)),
+        seats(topology, count),
+        ranges(count) {}
 
   const int threads;
+  const std::string why;
+  const Topology topology;
+  const Seats seats;
   std::vector<Range> ranges;
   std::vector<std::thread> workers;
 
@@ -108,19 +102,28 @@ struct Pool::State {
   Body body = nullptr;
   void* context = nullptr;
   int64_t grain = 1;
-  int active = 1;  // threads that take part
+  int active = 1;         // threads that take part
+  bool everyone = false;  // each of them runs its own range, and all are waited for
   std::atomic<bool> failed{false};
   std::exception_ptr error;
+
+  // Threads that a loop of the calling thread uses.
+  int limited() const { return thread_limit > 0 && thread_limit < threads ? thread_limit : threads; }
+
+  // Where a worker runs: on its core; with more threads than cores anywhere on its node, since the scheduler
+  // balances better than a fixed assignment, as it does on one or two cores.
+  std::vector<int> home(int worker) const {
+    const Core& core = topology.cores[static_cast<size_t>(seats.core_of(worker))];
+    if (threads <= static_cast<int>(topology.cores.size()) && topology.cores.size() > 2) return core.cpus;
+    return seats.nodes() > 1 ? topology.cpus_of(core.node) : std::vector<int>{};
+  }
 
   // Workers start with the first loop: an import costs nothing, and a child of fork gets its own.
   void start() {
     started = true;
-    const std::vector<Core> cores = physical_cores();
-    // With more threads than cores the scheduler balances better than a fixed assignment.
-    const bool pinned = threads <= static_cast<int>(cores.size()) && cores.size() > 2;
     for (int worker = 1; worker < threads; ++worker) {
-      workers.emplace_back([this, worker, pinned, core = cores[pinned ? worker : 0]] {
-        if (pinned) pin_to(core);
+      workers.emplace_back([this, worker] {
+        hold_to(home(worker));
         serve(worker);
       });
     }
@@ -135,20 +138,23 @@ struct Pool::State {
     workers.clear();
   }
 
-  void take(Range& range, int worker) {
+  void take(Range& range, int seat) {
     while (range.next.load(std::memory_order_relaxed) < range.end &&
            !failed.load(std::memory_order_relaxed)) {
       const int64_t begin = range.next.fetch_add(grain, std::memory_order_relaxed);
       if (begin >= range.end) return;
-      body(context, begin, begin + grain < range.end ? begin + grain : range.end, worker);
+      body(context, begin, begin + grain < range.end ? begin + grain : range.end, seat);
     }
   }
 
   void work(int worker) {
-    if (worker >= active) return;
-    current_worker = worker;
+    const int seat = seats.seat_of(worker, active);
+    if (seat < 0) return;
+    current_worker = seat;
     try {
-      for (int i = 0; i < active; ++i) take(ranges[(worker + i) % active], worker);
+      const Seats::Order order(seats, seat, active);
+      const int turns = everyone ? 1 : active;
+      for (int turn = 0; turn < turns; ++turn) take(ranges[order[turn]], seat);
     } catch (...) {
       if (!failed.exchange(true)) error = std::current_exception();
     }
@@ -197,9 +203,17 @@ struct Pool::State {
     sleepers.fetch_sub(1);
   }
 
-  void run(int64_t items, int64_t piece, int wanted, Body loop, void* argument) {
+  bool all_taken() const {
+    if (failed.load(std::memory_order_relaxed)) return true;
+    for (int i = 0; i < active; ++i)
+      if (ranges[i].next.load(std::memory_order_relaxed) < ranges[i].end) return false;
+    return true;
+  }
+
+  void run(int64_t items, int64_t piece, int wanted, Body loop, void* argument, bool all = false) {
     const std::lock_guard<std::mutex> lock(callers);
     if (!started) start();
+    everyone = all && !workers.empty();  // without workers (see set_threads) the caller does it all
     body = loop;
     context = argument;
     grain = piece;
@@ -219,6 +233,7 @@ struct Pool::State {
     if (sleepers.load() > 0) wake_all(bell);
 
     work(0);
+    while (everyone && !all_taken()) std::this_thread::yield();
 
     // Every piece is taken; wait only for those who joined.
     const uint64_t joined = gate.fetch_and(~kOpen, std::memory_order_acq_rel) & kJoined;
@@ -237,18 +252,21 @@ namespace {
 Pool* existing = nullptr;
 }
 
-Pool::Pool(int threads) : state_(new State(threads)) {}
+Pool::Pool(State* state) : state_(state) {}
 
 // A child of fork has the forking thread only, and perhaps a lock that another thread held: it starts afresh
 // and leaves the old state alone (its threads do not exist here, so it cannot be destroyed).
 void Pool::forget_after_fork() {
   current_worker = -1;
-  existing->state_ = new State(existing->state_.load()->threads);
+  const State& old = *existing->state_.load();
+  existing->state_ = new State(old.topology, old.threads, old.why);
 }
 
 Pool& Pool::instance() {
   static Pool* const pool = [] {
-    existing = new Pool(default_threads());
+    Topology topology = read_topology();
+    const ThreadChoice choice = choose_threads(topology, std::getenv("KTC_THREADS"));
+    existing = new Pool(new State(std::move(topology), choice.count, choice.why));
 #ifdef __linux__
     pthread_atfork(nullptr, nullptr, &Pool::forget_after_fork);
 #endif
@@ -257,9 +275,25 @@ Pool& Pool::instance() {
   return *pool;
 }
 
+Topology Pool::topology() const {
+  return state_.load(std::memory_order_acquire)->topology;
+}
+
+Seats Pool::seats() const {
+  return state_.load(std::memory_order_acquire)->seats;
+}
+
+std::string Pool::why() const {
+  return state_.load(std::memory_order_acquire)->why;
+}
+
+NodeSplit Pool::split(int64_t items) const {
+  const State& state = *state_.load(std::memory_order_acquire);
+  return state.seats.split(items, state.limited());
+}
+
 int Pool::threads() const {
-  const int all = state_.load(std::memory_order_acquire)->threads;
-  return thread_limit > 0 && thread_limit < all ? thread_limit : all;
+  return state_.load(std::memory_order_acquire)->limited();
 }
 
 int Pool::limit_threads(int threads) {
@@ -276,6 +310,17 @@ Pool::Limit::~Limit() {
   thread_limit = before_;
 }
 
+Pool::CallerOnNode::CallerOnNode() {
+  const State& state = *instance().state_.load(std::memory_order_acquire);
+  if (state.seats.nodes() == 1 || current_worker >= 0) return;
+  before_ = affinity_mask();
+  hold_to(state.topology.cpus_of(state.topology.cores.front().node));
+}
+
+Pool::CallerOnNode::~CallerOnNode() {
+  hold_to(before_);
+}
+
 Pool::Session::Session() {
   State& state = *instance().state_.load(std::memory_order_acquire);
   state_ = &state;
@@ -290,29 +335,64 @@ Pool::Session::~Session() {
   static_cast<State*>(state_)->sessions.fetch_sub(1);
 }
 
-void Pool::set_threads(int count) {
-  if (count < 1 || count > kMaximum) {
-    throw std::invalid_argument("a thread pool has 1 to " + std::to_string(kMaximum) + " threads, not " +
-                                std::to_string(count));
+namespace {
+
+void check_count(int count) {
+  if (count < 1 || count > Pool::kMaximum) {
+    throw std::invalid_argument("a thread pool has 1 to " + std::to_string(Pool::kMaximum) +
+                                " threads, not " + std::to_string(count));
   }
   if (current_worker >= 0)
     throw std::logic_error("the number of threads cannot change inside a parallel loop");
-  static std::mutex changes;
+}
+
+std::mutex changes;
+
+}  // namespace
+
+void Pool::set_threads(int count) {
+  check_count(count);
   const std::lock_guard<std::mutex> change(changes);
+  const State& old = *state_.load();
+  if (count != old.threads) replace(new State(old.topology, count, "set by the program"));
+}
+
+void Pool::set_topology(const Topology& topology, int count) {
+  check_count(count);
+  const std::lock_guard<std::mutex> change(changes);
+  replace(new State(topology, count, "set by the program"));
+}
+
+void Pool::replace(State* next) {
   State* old = state_.load();
-  if (count == old->threads) return;
   const std::lock_guard<std::mutex> lock(old->callers);
-  state_.store(new State(count));
+  state_.store(next);
   old->finish();
   // Another caller may be about to lock `old`: it finds no workers and runs alone. So it is never freed;
   // changing the number of threads is rare and a state is small.
+}
+
+void Pool::on_every_thread(void (*body)(void* context, int seat), void* context) {
+  const CallerOnNode caller;
+  struct Call {
+    void (*body)(void*, int);
+    void* context;
+  } call{body, context};
+  const Body loop = [](void* argument, int64_t begin, int64_t end, int) {
+    const Call& each = *static_cast<const Call*>(argument);
+    for (int64_t seat = begin; seat < end; ++seat) each.body(each.context, static_cast<int>(seat));
+  };
+  State& state = *state_.load(std::memory_order_acquire);
+  const int active = state.limited();
+  if (current_worker >= 0 || active == 1) return loop(&call, 0, active, 0);
+  state.run(active, 1, active, loop, &call, true);
 }
 
 void Pool::run(int64_t items, int64_t grain, Body body, void* context) {
   if (items <= 0) return;
   if (grain < 1) grain = 1;
   State& state = *state_.load(std::memory_order_acquire);
-  const int active = thread_limit > 0 && thread_limit < state.threads ? thread_limit : state.threads;
+  const int active = state.limited();
   if (current_worker >= 0 || items <= grain || active == 1) {
     body(context, 0, items, current_worker >= 0 ? current_worker : 0);
     return;

@@ -1,15 +1,20 @@
 // The persistent thread pool that all kernels share.
 //
 // A parallel loop is split into one contiguous range a thread, always the same for the same length and number
-// of threads, so that a thread finds in its caches (and on its NUMA node) what it read last time; who
-// finishes early steals from the others. Workers spin for a moment between loops, then sleep. A worker that
-// wakes too late is not waited for: the loop ends when its last item is done, so that a thread more never
-// makes a loop slower.
+// of threads, so that a thread finds in its caches (and on its NUMA node, see seats.hpp) what it read last
+// time; who finishes early steals from the others, first from those of its node. Workers spin for a moment
+// between loops, then sleep. A worker that wakes too late is not waited for: the loop ends when its last item
+// is done, so that a thread more never makes a loop slower.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
+#include <string>
 #include <type_traits>
+#include <vector>
+
+#include "runtime/pool_topology.hpp"
+#include "runtime/seats.hpp"
 
 namespace ktc::runtime {
 
@@ -30,6 +35,21 @@ class Pool {
   // Changes the number of threads; waits for a running loop. Throws std::invalid_argument outside [1,
   // kMaximum], std::logic_error inside a loop.
   void set_threads(int count);
+
+  // What the pool knows of the machine, and of its threads' places on it.
+  Topology topology() const;
+  Seats seats() const;
+  std::string why() const;  // this number of threads, for people
+
+  // For tests: goes on as if on another machine, with `count` threads. The errors of set_threads.
+  void set_topology(const Topology& topology, int count);
+
+  // Where a loop of so many items on the calling thread is cut between nodes.
+  NodeSplit split(int64_t items) const;
+
+  // Runs body(seat) once for each thread that a loop would use, on that thread and no other, and waits for
+  // all; for what has to happen on a certain node. Inside a loop the calling thread runs all of them.
+  void on_every_thread(void (*body)(void* context, int seat), void* context);
 
   // Runs body over [0, items) in pieces of at most `grain` items. Returns when all are done; rethrows the
   // first exception of a body (the rest of the loop is then skipped). Loops of several callers run one after
@@ -64,6 +84,19 @@ class Pool {
     int before_;
   };
 
+  // While it lives, the calling thread stays on the node of the loops' first share, so that what it touches
+  // and reads lies there. Nothing on a machine of one node.
+  class CallerOnNode {
+   public:
+    CallerOnNode();
+    ~CallerOnNode();
+    CallerOnNode(const CallerOnNode&) = delete;
+    CallerOnNode& operator=(const CallerOnNode&) = delete;
+
+   private:
+    std::vector<int> before_;
+  };
+
   // While it lives, workers wait for loops awake: for a caller that runs many short loops in a row. Sleepers
   // are woken at once, so that they are there when the first loop starts.
   class Session {
@@ -75,6 +108,7 @@ class Pool {
 
    private:
     void* state_;
+    CallerOnNode caller_;
   };
 
   Pool(const Pool&) = delete;
@@ -82,7 +116,8 @@ class Pool {
 
  private:
   struct State;
-  explicit Pool(int threads);
+  explicit Pool(State* state);
+  void replace(State* next);
   static void forget_after_fork();
 
   std::atomic<State*> state_;

@@ -1,7 +1,10 @@
-// Python's view of the thread pool.
-#include <atomic>
-#include <stdexcept>
-#include <thread>
+// Python's view of the thread pool and the machine's topology.
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <string>
+#include <tuple>
 #include <vector>
 
 #include "bindings.hpp"
@@ -10,40 +13,7 @@
 
 namespace nb = nanobind;
 
-namespace {
-
 using ktc::runtime::Pool;
-
-// Loops over `items` from `callers` threads at once, `rounds` times each; every item counts itself. Returns
-// how many items were not run exactly `rounds * callers` times. One body throws when `fail`, and its
-// exception must come back.
-int64_t exercise(int64_t items, int64_t grain, int rounds, int callers, bool fail) {
-  if (items < 0 || rounds < 0 || callers < 1) throw std::invalid_argument("negative sizes");
-  std::vector<std::atomic<int64_t>> counts(static_cast<size_t>(items));
-  std::atomic<int64_t> caught{0};
-  const auto call = [&] {
-    for (int round = 0; round < rounds; ++round) {
-      try {
-        Pool::instance().parallel_for(items, grain, [&](int64_t begin, int64_t end, int) {
-          for (int64_t i = begin; i < end; ++i) counts[static_cast<size_t>(i)].fetch_add(1);
-          if (fail && begin == 0) throw std::runtime_error("asked to fail");
-        });
-      } catch (const std::runtime_error&) {
-        caught.fetch_add(1);
-      }
-    }
-  };
-  std::vector<std::thread> threads;
-  for (int i = 1; i < callers; ++i) threads.emplace_back(call);
-  call();
-  for (std::thread& thread : threads) thread.join();
-  if (fail) return items > 0 ? int64_t{rounds} * callers - caught.load() : 0;
-  int64_t wrong = 0;
-  for (auto& count : counts) wrong += count.load() != int64_t{rounds} * callers;
-  return wrong;
-}
-
-}  // namespace
 
 void ktc::bind_pool(nb::module_& m) {
   m.def(
@@ -60,9 +30,24 @@ void ktc::bind_pool(nb::module_& m) {
         "Limits the threads that kernels called from this Python thread use; 0 for no limit.\n\n"
         "Returns the limit before.");
   m.def(
-      "physical_cores", [] { return static_cast<int>(runtime::physical_cores().size()); },
+      "physical_cores", [] { return static_cast<int>(Pool::instance().topology().cores.size()); },
       "Physical cores in this process's affinity mask.");
-  m.def("_pool_exercise", &exercise, nb::arg("items"), nb::arg("grain"), nb::arg("rounds"),
-        nb::arg("callers"), nb::arg("fail"), nb::call_guard<nb::gil_scoped_release>(),
-        "For tests: loops from several threads at once; returns how many items (or exceptions) went wrong.");
+  m.def("why_threads", [] { return Pool::instance().why(); }, "Why there are so many threads, in words.");
+  m.def(
+      "topology",
+      [](const std::string& root, const std::string& wanted) {
+        const runtime::Topology found =
+            root.empty() ? Pool::instance().topology() : runtime::read_topology(root);
+        const runtime::ThreadChoice choice = runtime::choose_threads(found, wanted.c_str());
+        std::vector<std::vector<std::vector<int>>> cores(found.nodes.size());
+        for (const runtime::Core& core : found.cores)
+          cores[static_cast<size_t>(core.node)].push_back(core.cpus);
+        return std::make_tuple(found.nodes, cores, found.quota, choice.count, choice.why);
+      },
+      nb::arg("root") = "", nb::arg("wanted") = "",
+      "The machine as the pool sees it, or a copy of another's /proc and /sys below the folder `root`.\n\n"
+      "Returns (numbers of the NUMA nodes with cores and memory, for each the logical CPUs of its cores, "
+      "CPUs "
+      "that\nthe control groups grant or 0, threads to compute with when KTC_THREADS is `wanted`, why).");
+  bind_pool_tests(m);
 }

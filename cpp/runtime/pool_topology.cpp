@@ -1,43 +1,27 @@
-// Reads the affinity mask, the cores of /sys and the quotas of cgroup v1 and v2.
+// Reads the affinity mask, the cores and the nodes of /sys.
 #include "runtime/pool_topology.hpp"
 
 #include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
-#include <string>
 #include <thread>
+#include <tuple>
 #include <utility>
 
+#include "runtime/cgroup.hpp"
+#include "runtime/system_text.hpp"
+
 #ifdef __linux__
+#include <pthread.h>
 #include <sched.h>
 #endif
 
 namespace ktc::runtime {
-namespace {
 
-// A small file of /proc or /sys; "" if it cannot be read. C's streams, because where a toolchain links
-// libstdc++ statically into this module, the locale facets of C++ streams mix with those of torch's libstdc++
-// and the first `file >> number` crashes.
-std::string read_text(const std::string& path) {
-  std::string text;
-  if (std::FILE* file = std::fopen(path.c_str(), "re")) {
-    char buffer[4096];
-    for (size_t count; (count = std::fread(buffer, 1, sizeof buffer, file)) > 0;) text.append(buffer, count);
-    std::fclose(file);
-  }
-  return text;
-}
-
-bool read_number(const std::string& path, long& value) {
-  const std::string text = read_text(path);
-  char* end = nullptr;
-  value = std::strtol(text.c_str(), &end, 10);
-  return end != text.c_str();
-}
-
-std::vector<int> allowed_cpus() {
+std::vector<int> affinity_mask() {
   std::vector<int> cpus;
 #ifdef __linux__
   // The kernel refuses (EINVAL) a mask smaller than its own: grow until it fits.
@@ -55,94 +39,167 @@ std::vector<int> allowed_cpus() {
     if (!retry) break;
   }
 #endif
-  if (cpus.empty()) {
-    const int count = std::max(1u, std::thread::hardware_concurrency());
-    for (int cpu = 0; cpu < count; ++cpu) cpus.push_back(cpu);
-  }
   return cpus;
 }
 
-// Quota of one cgroup folder in CPUs, 0 for none. v2: cpu.max "quota period"; v1: two files.
-double quota_of(const std::string& folder) {
-  const std::string limit = read_text(folder + "/cpu.max");
-  char quota[32];
-  double period = 0;
-  if (std::sscanf(limit.c_str(), "%31s %lf", quota, &period) == 2)
-    return std::string(quota) == "max" || period <= 0 ? 0 : std::atof(quota) / period;
-  long micros = 0, length = 0;
-  if (read_number(folder + "/cpu.cfs_quota_us", micros) &&
-      read_number(folder + "/cpu.cfs_period_us", length)) {
-    return micros > 0 && length > 0 ? static_cast<double>(micros) / static_cast<double>(length) : 0;
-  }
-  return 0;
+void hold_to(const std::vector<int>& cpus) {
+#ifdef __linux__
+  if (cpus.empty()) return;
+  const int highest = cpus.back() + 1;
+  cpu_set_t* set = CPU_ALLOC(highest);
+  if (!set) return;
+  const size_t bytes = CPU_ALLOC_SIZE(highest);
+  CPU_ZERO_S(bytes, set);
+  for (int cpu : cpus) CPU_SET_S(cpu, bytes, set);
+  (void)pthread_setaffinity_np(pthread_self(), bytes, set);
+  CPU_FREE(set);
+#else
+  (void)cpus;
+#endif
 }
 
-// Smallest quota of a cgroup and its ancestors.
-double smallest_quota(const std::string& root, std::string path) {
-  double smallest = 0;
-  for (;;) {
-    const double quota = quota_of(root + path);
-    if (quota > 0 && (smallest == 0 || quota < smallest)) smallest = quota;
-    if (path.empty() || path == "/") return smallest;
-    const size_t slash = path.find_last_of('/');
-    path.erase(slash == std::string::npos ? 0 : slash);
+namespace {
+
+bool contains(const std::vector<int>& sorted, int number) {
+  return std::binary_search(sorted.begin(), sorted.end(), number);
+}
+
+std::vector<int> allowed_cpus(const std::string& root, const std::string& status) {
+  std::vector<int> cpus = root.empty() ? affinity_mask() : parse_list(field_of(status, "Cpus_allowed_list"));
+  const std::vector<int> online = parse_list(read_text(root + "/sys/devices/system/cpu/online"));
+  if (cpus.empty()) cpus = online;
+  if (cpus.empty()) {
+    const int count = root.empty() ? static_cast<int>(std::thread::hardware_concurrency()) : 1;
+    for (int cpu = 0; cpu < std::max(1, count); ++cpu) cpus.push_back(cpu);
   }
+  std::vector<int> both;
+  for (int cpu : cpus)
+    if (contains(online, cpu)) both.push_back(cpu);
+  return both.empty() ? cpus : both;
+}
+
+std::vector<Core> cores_of(const std::string& root, const std::vector<int>& cpus) {
+  std::map<std::tuple<long, long, long>, Core> cores;
+  for (int cpu : cpus) {
+    const std::string folder = root + "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
+    long package = 0, die = 0, core = 0;
+    if (!read_number(folder + "core_id", core) || !read_number(folder + "physical_package_id", package)) {
+      package = LONG_MIN;  // unknown topology: every logical CPU counts as a core
+      core = cpu;
+    } else if (!read_number(folder + "die_id", die)) {
+      die = 0;
+    }
+    cores[{package, die, core}].cpus.push_back(cpu);
+  }
+  std::vector<Core> result;
+  for (auto& [key, core] : cores) result.push_back(std::move(core));
+  return result;
+}
+
+// The nodes of a system, by its own numbers.
+struct Nodes {
+  std::vector<int> online;
+  std::vector<int> usable;  // with memory that the process may use
+  std::map<int, int> of_cpu;
+  std::map<int, std::vector<long>> distances;  // of a node, to those online in their order
+
+  Nodes(const std::string& root, const std::string& status) {
+    const std::string base = root + "/sys/devices/system/node/";
+    online = parse_list(read_text(base + "online"));
+    const std::vector<int> with_memory = parse_list(read_text(base + "has_memory"));
+    const std::vector<int> allowed = parse_list(field_of(status, "Mems_allowed_list"));
+    for (int node : online) {
+      const std::string folder = base + "node" + std::to_string(node) + "/";
+      for (int cpu : parse_list(read_text(folder + "cpulist"))) of_cpu[cpu] = node;
+      const std::string text = read_text(folder + "distance");
+      const char* at = text.c_str();
+      for (char* end; std::strtol(at, &end, 10), end != at; at = end)
+        distances[node].push_back(std::strtol(at, nullptr, 10));
+      const bool memory = with_memory.empty() || contains(with_memory, node);
+      if (memory && (allowed.empty() || contains(allowed, node))) usable.push_back(node);
+    }
+  }
+
+  // The usable node whose memory is nearest to a CPU.
+  int nearest(int cpu) const {
+    const auto home = of_cpu.find(cpu);
+    if (home == of_cpu.end()) return usable.front();
+    if (contains(usable, home->second)) return home->second;
+    int best = usable.front();
+    long least = LONG_MAX;
+    const auto row = distances.find(home->second);
+    for (size_t i = 0; row != distances.end() && i < row->second.size() && i < online.size(); ++i) {
+      if (contains(usable, online[i]) && row->second[i] < least) {
+        least = row->second[i];
+        best = online[i];
+      }
+    }
+    return best;
+  }
+};
+
+std::string decimal(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.3g", value);
+  return text;
 }
 
 }  // namespace
 
-std::vector<Core> physical_cores() {
-  std::map<std::pair<long, long>, Core> cores;
-  for (int cpu : allowed_cpus()) {
-    const std::string folder = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
-    long package = 0, core = 0;
-    if (!read_number(folder + "core_id", core) || !read_number(folder + "physical_package_id", package)) {
-      package = -1;  // unknown topology: every logical CPU counts as a core
-      core = cpu;
-    }
-    cores[{package, core}].cpus.push_back(cpu);
+std::vector<int> Topology::cpus_of(int node) const {
+  std::vector<int> found;
+  for (const Core& core : cores)
+    if (core.node == node) found.insert(found.end(), core.cpus.begin(), core.cpus.end());
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+Topology read_topology(const std::string& root) {
+  const std::string status = read_text(root + "/proc/self/status");
+  Topology result;
+  result.cores = cores_of(root, allowed_cpus(root, status));
+  result.quota = cgroup_cpus(root);
+  const Nodes nodes(root, status);
+  std::map<int, int> index;  // of the nodes that have cores, by number
+  if (!nodes.usable.empty())
+    for (Core& core : result.cores) index[core.node = nodes.nearest(core.cpus[0])] = 0;
+  if (index.empty() || index.size() > kMaximumNodes) {
+    const int number = nodes.usable.empty() ? 0 : nodes.usable.front();
+    index = {{number, 0}};
+    for (Core& core : result.cores) core.node = number;
   }
-  std::vector<Core> result;
-  for (auto& [key, core] : cores) result.push_back(std::move(core));
-  std::sort(result.begin(), result.end(), [](const Core& a, const Core& b) { return a.cpus[0] < b.cpus[0]; });
+  for (auto& [number, place] : index) {
+    place = static_cast<int>(result.nodes.size());
+    result.nodes.push_back(number);
+  }
+  for (Core& core : result.cores) core.node = index.at(core.node);
+  std::sort(result.cores.begin(), result.cores.end(), [](const Core& a, const Core& b) {
+    return std::pair(a.node, a.cpus[0]) < std::pair(b.node, b.cpus[0]);
+  });
   return result;
 }
 
-int cgroup_cpu_limit(int fallback) {
-  double smallest = 0;
-  const auto consider = [&](double quota) {
-    if (quota > 0 && (smallest == 0 || quota < smallest)) smallest = quota;
-  };
-  const std::string text = read_text("/proc/self/cgroup");  // lines "id:controllers:path"
-  for (size_t start = 0, end; start < text.size(); start = end + 1) {
-    end = std::min(text.find('\n', start), text.size());
-    const std::string line = text.substr(start, end - start);
-    const size_t first = line.find(':');
-    const size_t second = first == std::string::npos ? first : line.find(':', first + 1);
-    if (second == std::string::npos) continue;
-    const std::string controllers = line.substr(first + 1, second - first - 1);
-    const std::string path = line.substr(second + 1);
-    if (controllers.empty()) {
-      consider(smallest_quota("/sys/fs/cgroup", path));
-    } else if (("," + controllers + ",").find(",cpu,") != std::string::npos) {
-      consider(smallest_quota("/sys/fs/cgroup/" + controllers, path));
-      consider(smallest_quota("/sys/fs/cgroup/cpu", path));
-    }
-  }
-  return smallest > 0 ? std::max(1, static_cast<int>(smallest)) : fallback;
-}
-
-int default_threads() {
-  const std::vector<Core> cores = physical_cores();
+ThreadChoice choose_threads(const Topology& topology, const char* wanted) {
   int logical = 0;
-  for (const Core& core : cores) logical += static_cast<int>(core.cpus.size());
-  if (const char* text = std::getenv("KTC_THREADS"); text && *text) {
+  for (const Core& core : topology.cores) logical += static_cast<int>(core.cpus.size());
+  std::string ignored;
+  if (wanted && *wanted) {
+    const std::string text = wanted;
     char* end = nullptr;
-    const long wanted = std::strtol(text, &end, 10);
-    if (end && *end == '\0' && wanted >= 1) return static_cast<int>(std::min<long>(wanted, logical));
+    const long number = std::strtol(wanted, &end, 10);
+    if (*end == '\0' && number > logical) {
+      return {logical,
+              "KTC_THREADS asks for " + text + ", and there are " + std::to_string(logical) + " CPUs"};
+    }
+    if (*end == '\0' && number >= 1) return {static_cast<int>(number), "KTC_THREADS"};
+    ignored = "; KTC_THREADS is ignored, since '" + text.substr(0, 40) + "' is no number of threads";
   }
-  const int count = static_cast<int>(cores.size());
-  return std::min(count, cgroup_cpu_limit(count));
+  const int cores = static_cast<int>(topology.cores.size());
+  if (topology.quota > 0 && topology.quota < cores) {
+    const int count = std::max(1, static_cast<int>(topology.quota));
+    return {count, "the control group grants " + decimal(topology.quota) + " CPUs" + ignored};
+  }
+  return {cores, "one a physical core" + ignored};
 }
 
 }  // namespace ktc::runtime

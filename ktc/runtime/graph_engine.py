@@ -56,7 +56,7 @@ class GraphEngine:
         if isinstance(source, PackedWeights):
             weights = source.load(progress)
         else:
-            weights = load_weights(source, stored_weights(placement, source), progress)
+            weights = load_weights(source, stored_weights(placement, source), progress, placement.threads)
         self.weight_bytes = sum(tensor.nbytes for tensor in weights.values())
         self.pool = make_pool(placement)
         tensors: dict[str, Any] = {**placement.constants(), **weights, **self.pool.tensors}

@@ -41,11 +41,15 @@ class StoredWeight:
 
 
 def load_weights(
-    source: WeightSource, stored: Iterable[StoredWeight], progress: Callable[[int, int], None] | None = None
+    source: WeightSource,
+    stored: Iterable[StoredWeight],
+    progress: Callable[[int, int], None] | None = None,
+    threads: int | None = None,
 ) -> dict[str, torch.Tensor]:
     """Reads, converts and packs every weight; the file's bytes are mapped, never held beside the packed ones.
 
-    Weights on the CPU lie in one arena of large pages. `progress` is called with (bytes done, bytes in all).
+    Weights on the CPU lie in one arena of large pages, on the NUMA nodes of the threads that will read them (at most
+    `threads`). `progress` is called with (bytes done, bytes in all).
 
     Returns: tensors by name; packed weights are uint8[nbytes].
 
@@ -57,7 +61,7 @@ def load_weights(
     host = [item for item in items if item.device.type == "cpu"]
     capacity = sum(-(-item.nbytes // ALIGNMENT) * ALIGNMENT for item in host)
     try:
-        arena = TensorArena(capacity) if capacity else None
+        arena = TensorArena(capacity, threads or 0) if capacity else None
     except MemoryError as error:
         hint = "place less on the CPU, or free memory"
         raise WeightError(f"no memory for the weights: {error}", file=source.path, hint=hint) from error
@@ -102,7 +106,11 @@ def dense_dtype(format: str) -> torch.dtype:
 
 def _packed(raw: RawTensor, item: StoredWeight, layout: Layout, arena: TensorArena | None) -> torch.Tensor:
     blocks = _blocks(raw, item.weight.format)
-    out = torch.empty(item.nbytes, dtype=torch.uint8) if arena is None else arena.tensor(item.nbytes)
+    if arena is None:
+        out = torch.empty(item.nbytes, dtype=torch.uint8)
+    else:
+        out = arena.tensor(item.nbytes)
+        arena.place(out, layout.matrices(item.weight))
     with warnings.catch_warnings():
         # The file is mapped read-only, and pack only reads; torch has no read-only tensors and warns of any.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

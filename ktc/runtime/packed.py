@@ -29,6 +29,7 @@ import torch
 
 from ktc.backends.registry import Weight, kernels
 from ktc.errors import ArtifactError, KtcError
+from ktc.machine import available_memory
 from ktc.runtime.arena import TensorArena
 from ktc.runtime.load import dense_dtype
 from ktc.runtime.placement import Placement, WeightEntry
@@ -108,7 +109,10 @@ class PackedWeights:
             ]
             with _opened(path, self.sizes[device]) as file:
                 if home.type == "cpu":
-                    region = arena.tensor(self.sizes[device], ALIGNMENT).numpy()
+                    memory = arena.tensor(self.sizes[device], ALIGNMENT)
+                    for weight, entry in weights:
+                        arena.place(memory[entry.offset : entry.offset + entry.nbytes], _matrices(weight))
+                    region = memory.numpy()
                     read_pieces(file, 0, region.data, report)
                     for weight, entry in weights:
                         # By way of numpy every weight is a storage of its own, as native programs want them.
@@ -145,8 +149,6 @@ class PackedWeights:
         report.finish()
 
     def _arena(self, capacity: int) -> TensorArena:
-        from ktc.eager import available_memory
-
         free = available_memory()
         if free is not None and capacity > free:
             raise ArtifactError(
@@ -154,7 +156,7 @@ class PackedWeights:
                 hint="free memory, or place less on the CPU",
             )
         try:
-            return TensorArena(capacity)
+            return TensorArena(capacity, self.placement.threads or 0)
         except MemoryError as error:
             raise ArtifactError(f"{self.folder}: no memory for the weights: {error}") from error
 
@@ -209,6 +211,12 @@ def layout_of(weight: WeightEntry) -> tuple[str, int, int]:
         raise ArtifactError(text, hint=AGAIN)
     nbytes = layout.packed_bytes(Weight(weight.name, weight.format, weight.shape))
     return layout.name, layout.version, nbytes
+
+
+def _matrices(weight: WeightEntry) -> int:
+    """Equal parts of a weight, of each of which every NUMA node reads its share."""
+    layout = None if weight.kernel is None else kernels()[weight.kernel].layout
+    return 1 if layout is None else layout.matrices(Weight(weight.name, weight.format, weight.shape))
 
 
 def file_name(device: str) -> str:

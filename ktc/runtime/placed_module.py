@@ -32,7 +32,7 @@ class PlacedModule(torch.nn.Module):
     def __init__(self, placement: Placement, source: WeightSource, original: torch.nn.Module) -> None:
         super().__init__()
         self.placement = placement
-        weights = load_weights(source, stored_weights(placement, source))
+        weights = load_weights(source, stored_weights(placement, source), threads=placement.threads)
         self.weight_bytes = sum(tensor.nbytes for tensor in weights.values())
         self._program = Program(
             placement.graphs["step"], {**placement.constants(), **weights}, placement.threads

@@ -10,6 +10,7 @@ import pytest
 
 from ktc import _cpu, machine
 from ktc.cli import main
+from ktc.devices import host_memory
 from ktc.errors import KtcError
 from ktc.machine import Limits, Measured
 
@@ -61,6 +62,54 @@ def test_too_little_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "available_memory", lambda: 1 << 20)
     with pytest.raises(KtcError, match="free memory"):
         machine.measure(seconds=0.001, region=SMALL)
+
+
+MEMINFO = "MemTotal: 2000 kB\nMemAvailable: 1000 kB\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "available"),
+    [
+        ({}, 1000 << 10),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "max\n"}, 1000 << 10),
+        (  # a container's own group, mounted at the root
+            {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "5000\n",
+             "sys/fs/cgroup/memory.current": "3000\n", "sys/fs/cgroup/memory.stat": "anon 2000\ninactive_file 700\n"},
+            2700,
+        ),
+        (  # the group above leaves less
+            {"proc/self/cgroup": "0::/a/b\n",
+             "sys/fs/cgroup/a/memory.max": "900\n", "sys/fs/cgroup/a/memory.current": "1000\n",
+             "sys/fs/cgroup/a/memory.stat": "anon 1000\n", "sys/fs/cgroup/a/b/memory.max": "9000\n",
+             "sys/fs/cgroup/a/b/memory.current": "1000\n", "sys/fs/cgroup/a/b/memory.stat": "anon 1000\n"},
+            0,
+        ),
+        (
+            {"proc/self/cgroup": "7:cpu:/x\n6:memory:/x\n", "sys/fs/cgroup/memory/x/memory.limit_in_bytes": "600000\n",
+             "sys/fs/cgroup/memory/x/memory.usage_in_bytes": "200000\n",
+             "sys/fs/cgroup/memory/x/memory.stat": "total_inactive_file 1\n"},
+            400001,
+        ),
+        (  # without a limit, version 1 reports a very large one
+            {"proc/self/cgroup": "6:memory:/\n", "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{2**63 - 4096}\n",
+             "sys/fs/cgroup/memory/memory.usage_in_bytes": "200000\n", "sys/fs/cgroup/memory/memory.stat": "x 1\n"},
+            1000 << 10,
+        ),
+        ({"proc/self/cgroup": "nonsense\n", "sys/fs/cgroup/memory.max": "5000\n"}, 1000 << 10),
+    ],
+)  # fmt: skip
+def test_available_memory_is_what_the_control_groups_leave(
+    tmp_path: Path, files: dict[str, str], available: int
+) -> None:
+    for name, text in ({"proc/meminfo": MEMINFO} | files).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert machine.available_memory(tmp_path) == available
+
+
+def test_available_memory_without_proc_is_the_machines(tmp_path: Path) -> None:
+    assert machine.available_memory(tmp_path) == host_memory()
+    assert 0 < (machine.available_memory() or 0) <= (host_memory() or 0)
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

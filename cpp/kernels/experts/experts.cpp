@@ -133,17 +133,20 @@ struct Step {
       tiles->round(values + i * pair, kBlockColumns, out + i * down.record());
   }
 
-  void gate_item(int64_t item) const {
+  // Items are numbered by NUMA node: each takes its blocks of every expert.
+  void gate_item(const runtime::NodeGrid& grid, int64_t item) const {
     constexpr int64_t rows = 2 * kBlockColumns;  // gate rows, then the up rows that belong to them
-    const int64_t blocks = experts.inner / kBlockColumns;
-    const int64_t active = item / blocks, block = item % blocks, count = choices(active);
+    const auto [active, block] = grid.at(item);
+    const int64_t count = choices(active);
     const int64_t run = this->run(count, gate_up);
     uint8_t* panel = worker_scratch().get(static_cast<size_t>(kPanelBytes + run * rows * 4));
     float* values = reinterpret_cast<float*>(panel + kPanelBytes);
     alignas(64) float biases[rows];
     LinearCall call = gate_up.call(route.expert[active], block * rows, rows, values, biases);
-    if (block + 1 == blocks && active + 1 < route.active)
-      call.after = gate_up.band(route.expert[active + 1], 0);
+    if (item + 1 < grid.items()) {
+      const auto [next, from] = grid.at(item + 1);
+      if (next != active) call.after = gate_up.band(route.expert[next], from * rows);
+    }
     call.x = x;
     // Of 32 columns: an ActivationBlock takes as much as their bf16 values.
     const int64_t block_bytes = down.integers() ? int64_t{sizeof(ActivationBlock)} : 4 * kBlockColumns;
@@ -197,10 +200,10 @@ struct Step {
 
   void run(float* y) const {
     runtime::Pool& pool = runtime::Pool::instance();
-    const int64_t items = route.active * (experts.inner / kBlockColumns);
-    pool.parallel_for(items, gate_up.grain(2 * kBlockColumns, mean_tokens()),
+    const runtime::NodeGrid grid(route.active, pool.split(experts.inner / kBlockColumns));
+    pool.parallel_for(grid.items(), gate_up.grain(2 * kBlockColumns, mean_tokens()),
                       [&](int64_t begin, int64_t end, int) {
-                        for (int64_t item = begin; item < end; ++item) gate_item(item);
+                        for (int64_t item = begin; item < end; ++item) gate_item(grid, item);
                       });
     const int64_t rows = down_rows(pool.threads());
     const int64_t grain = down.grain(rows, mean_tokens() * route.active);

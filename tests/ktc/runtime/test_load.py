@@ -106,7 +106,7 @@ def stored_like(source: StateDictSource) -> StoredWeight:
 def test_missing_memory_is_typed(source: StateDictSource, monkeypatch) -> None:
     item = stored(source, "a.weight", "f32", "cpu.linear")
 
-    def full(capacity: int) -> None:
+    def full(capacity: int, threads: int) -> None:
         raise MemoryError(f"{capacity} bytes")
 
     monkeypatch.setattr("ktc.runtime.load.TensorArena", full)

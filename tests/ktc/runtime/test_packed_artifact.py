@@ -337,12 +337,12 @@ def test_another_version_of_a_layout_or_of_the_table(copy: Path, monkeypatch: py
 
 def test_more_weights_than_memory(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = packed_of(made)
-    monkeypatch.setattr("ktc.eager.available_memory", lambda: found.nbytes - 1)
+    monkeypatch.setattr("ktc.runtime.packed.available_memory", lambda: found.nbytes - 1)
     with pytest.raises(ArtifactError, match="memory are free"):
         found.load()
-    monkeypatch.setattr("ktc.eager.available_memory", lambda: None)
+    monkeypatch.setattr("ktc.runtime.packed.available_memory", lambda: None)
 
-    def full(capacity: int) -> None:
+    def full(capacity: int, threads: int) -> None:
         raise MemoryError(f"{capacity} bytes")
 
     monkeypatch.setattr(packed_module, "TensorArena", full)
