@@ -138,7 +138,7 @@ def threads() -> int:
 
 def set_threads(count: int) -> None:
     """
-    Changes the number of threads; waits for running kernels.
+    Changes the number of threads, to the CPUs that the process may run on at most; waits for running kernels.
 
     Raises:
         ValueError: `count` is not in 1..1024.

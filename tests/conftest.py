@@ -20,3 +20,13 @@ def integer_kernels() -> Iterator[None]:
     yield
     if before == "amx":
         _cpu.set_isa(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def more_threads_than_cpus() -> Iterator[None]:
+    """Tests ask for numbers of threads that cut work in many ways, whatever the machine has."""
+    from ktc import _cpu
+
+    _cpu._pool_beyond_cpus(True)
+    yield
+    _cpu._pool_beyond_cpus(False)

@@ -2,6 +2,7 @@
 // on.
 #include "runtime/pool.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
@@ -14,15 +15,11 @@
 #include <vector>
 
 #include "runtime/pool_topology.hpp"
+#include "runtime/stragglers.hpp"
+#include "runtime/waiting.hpp"
 
 #ifdef __linux__
-#include <linux/futex.h>
 #include <pthread.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
-#if defined(__x86_64__)
-#include <immintrin.h>
 #endif
 
 namespace ktc::runtime {
@@ -34,30 +31,6 @@ constexpr auto kSpin = std::chrono::microseconds(60);
 constexpr uint64_t kJoined = 0xffff;
 constexpr uint64_t kOpen = uint64_t{1} << 16;
 constexpr uint64_t kGeneration = uint64_t{1} << 17;
-
-void relax() {
-#if defined(__x86_64__)
-  _mm_pause();
-#else
-  std::this_thread::yield();
-#endif
-}
-
-void sleep_on(std::atomic<uint32_t>& word, uint32_t seen) {
-#ifdef __linux__
-  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
-#else
-  word.wait(seen);
-#endif
-}
-
-void wake_all(std::atomic<uint32_t>& word) {
-#ifdef __linux__
-  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAKE_PRIVATE, 1 << 30, nullptr, nullptr, 0);
-#else
-  word.notify_all();
-#endif
-}
 
 struct alignas(64) Range {
   std::atomic<int64_t> next{0};
@@ -78,13 +51,15 @@ struct Pool::State {
         why(std::move(reason)),
         topology(std::move(machine)),
         seats(topology, count),
-        ranges(count) {}
+        ranges(count),
+        desks(count) {}
 
   const int threads;
   const std::string why;
   const Topology topology;
   const Seats seats;
   std::vector<Range> ranges;
+  std::vector<Desk> desks;  // by worker
   std::vector<std::thread> workers;
 
   // Held by the caller whose loop runs, and to start or stop the workers.
@@ -95,7 +70,7 @@ struct Pool::State {
   alignas(64) std::atomic<uint32_t> bell{0};  // counts loops; sleepers wait for a change
   std::atomic<int> sleepers{0};
   std::atomic<int> sessions{0};
-  std::atomic<bool> stop{false};
+  std::atomic<uint32_t> stop{0};
   alignas(64) std::atomic<int> left{0};  // workers that joined the loop and are done with it
 
   // The loop; written while the gate is closed and nobody is inside.
@@ -131,7 +106,8 @@ struct Pool::State {
 
   void finish() {
     started = true;  // whoever still holds this state runs without workers
-    stop.store(true);
+    stop.store(1);
+    wake_all(stop);
     bell.fetch_add(1);
     wake_all(bell);
     for (std::thread& worker : workers) worker.join();
@@ -170,6 +146,8 @@ struct Pool::State {
   }
 
   void serve(int worker) {
+    Desk& desk = desks[static_cast<size_t>(worker)];
+    desk.sit_down();
     uint64_t last = 0;  // generation served or seen closed
     for (;;) {
       const uint32_t rung = bell.load(std::memory_order_acquire);
@@ -178,8 +156,11 @@ struct Pool::State {
       if ((seen & kOpen) && seen / kGeneration != last) {
         last = seen / kGeneration;
         if (join_loop(seen)) {
+          desk.busy.store(true, std::memory_order_relaxed);
           work(worker);
+          desk.busy.store(false, std::memory_order_relaxed);
           left.fetch_add(1, std::memory_order_release);
+          if (desk.sent_off.load(std::memory_order_relaxed)) sleep_on(stop, 0, desk.next_rest());
         }
         continue;
       }
@@ -210,6 +191,18 @@ struct Pool::State {
     return true;
   }
 
+  void await(int joined) {
+    for (int spins = 0; spins < 4096; ++spins) {
+      if (left.load(std::memory_order_acquire) == joined) return;
+      relax();
+    }
+    Overseer overseer(desks);
+    while (left.load(std::memory_order_acquire) != joined) {
+      overseer.look();
+      std::this_thread::yield();
+    }
+  }
+
   void run(int64_t items, int64_t piece, int wanted, Body loop, void* argument, bool all = false) {
     const std::lock_guard<std::mutex> lock(callers);
     if (!started) start();
@@ -237,13 +230,7 @@ struct Pool::State {
 
     // Every piece is taken; wait only for those who joined.
     const uint64_t joined = gate.fetch_and(~kOpen, std::memory_order_acq_rel) & kJoined;
-    for (int spins = 0; left.load(std::memory_order_acquire) != static_cast<int>(joined); ++spins) {
-      if (spins < 4096) {
-        relax();
-      } else {
-        std::this_thread::yield();
-      }
-    }
+    await(static_cast<int>(joined));
     if (error) std::rethrow_exception(error);
   }
 };
@@ -347,13 +334,19 @@ void check_count(int count) {
 }
 
 std::mutex changes;
+std::atomic<bool> beyond_cpus{false};
 
 }  // namespace
+
+void Pool::allow_more_than_cpus(bool allowed) {
+  beyond_cpus.store(allowed);
+}
 
 void Pool::set_threads(int count) {
   check_count(count);
   const std::lock_guard<std::mutex> change(changes);
   const State& old = *state_.load();
+  if (!beyond_cpus.load()) count = std::min(count, old.topology.logical());
   if (count != old.threads) replace(new State(old.topology, count, "set by the program"));
 }
 

@@ -4,7 +4,8 @@
 // of threads, so that a thread finds in its caches (and on its NUMA node, see seats.hpp) what it read last
 // time; who finishes early steals from the others, first from those of its node. Workers spin for a moment
 // between loops, then sleep. A worker that wakes too late is not waited for: the loop ends when its last item
-// is done, so that a thread more never makes a loop slower.
+// is done, so that a thread more never makes a loop slower; see stragglers.hpp for those that lose their
+// processor in the middle.
 #pragma once
 
 #include <atomic>
@@ -32,9 +33,12 @@ class Pool {
 
   static constexpr int kMaximum = 1024;
 
-  // Changes the number of threads; waits for a running loop. Throws std::invalid_argument outside [1,
-  // kMaximum], std::logic_error inside a loop.
+  // Changes the number of threads, to the CPUs that the process may run on at most; waits for a running loop.
+  // Throws std::invalid_argument outside [1, kMaximum], std::logic_error inside a loop.
   void set_threads(int count);
+
+  // For tests: whether set_threads goes beyond the CPUs, where threads only take turns.
+  static void allow_more_than_cpus(bool allowed);
 
   // What the pool knows of the machine, and of its threads' places on it.
   Topology topology() const;

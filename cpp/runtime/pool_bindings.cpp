@@ -24,7 +24,8 @@ void ktc::bind_pool(nb::module_& m) {
   m.def(
       "set_threads", [](int count) { Pool::instance().set_threads(count); }, nb::arg("count"),
       nb::call_guard<nb::gil_scoped_release>(),
-      "Changes the number of threads; waits for running kernels.\n\n"
+      "Changes the number of threads, to the CPUs that the process may run on at most; waits for running "
+      "kernels.\n\n"
       "Raises:\n    ValueError: `count` is not in 1..1024.");
   m.def("limit_threads", &Pool::limit_threads, nb::arg("count"),
         "Limits the threads that kernels called from this Python thread use; 0 for no limit.\n\n"

@@ -76,6 +76,8 @@ void ktc::bind_pool_tests(nb::module_& m) {
   m.def("_pool_exercise", &exercise, nb::arg("items"), nb::arg("grain"), nb::arg("rounds"),
         nb::arg("callers"), nb::arg("fail"), nb::call_guard<nb::gil_scoped_release>(),
         "For tests: loops from several threads at once; returns how many items (or exceptions) went wrong.");
+  m.def("_pool_beyond_cpus", &Pool::allow_more_than_cpus, nb::arg("allowed"),
+        "For tests: whether set_threads goes beyond the CPUs of this machine.");
   m.def(
       "_pool_topology",
       [](const std::string& root, int threads) {

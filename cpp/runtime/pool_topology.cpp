@@ -154,6 +154,12 @@ std::vector<int> Topology::cpus_of(int node) const {
   return found;
 }
 
+int Topology::logical() const {
+  size_t count = 0;
+  for (const Core& core : cores) count += core.cpus.size();
+  return static_cast<int>(count);
+}
+
 Topology read_topology(const std::string& root) {
   const std::string status = read_text(root + "/proc/self/status");
   Topology result;
@@ -180,8 +186,7 @@ Topology read_topology(const std::string& root) {
 }
 
 ThreadChoice choose_threads(const Topology& topology, const char* wanted) {
-  int logical = 0;
-  for (const Core& core : topology.cores) logical += static_cast<int>(core.cpus.size());
+  const int logical = topology.logical();
   std::string ignored;
   if (wanted && *wanted) {
     const std::string text = wanted;

@@ -19,6 +19,8 @@ struct Topology {
 
   // CPUs of one node, by its index.
   std::vector<int> cpus_of(int node) const;
+  // Logical CPUs of all cores.
+  int logical() const;
 };
 
 // More nodes than these count as one.

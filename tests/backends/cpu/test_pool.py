@@ -53,6 +53,37 @@ def test_a_change_of_threads_between_loops() -> None:
         _cpu.set_threads(before)
 
 
+def test_no_more_threads_than_cpus() -> None:
+    """They would only take turns."""
+    _, cores, _, _, _ = _cpu.topology()
+    cpus = sum(len(core) for node in cores for core in node)
+    before = _cpu.threads()
+    _cpu._pool_beyond_cpus(False)
+    try:
+        for count in (1, cpus, cpus + 1, 1024):
+            _cpu.set_threads(count)
+            assert _cpu.threads() == min(count, cpus)
+            assert _cpu.why_threads() == "set by the program"
+    finally:
+        _cpu._pool_beyond_cpus(True)
+        _cpu.set_threads(before)
+
+
+def test_a_busy_processor_sends_nobody_away_for_good() -> None:
+    """Workers that lose their processor to another process rest for a while; every item is still run once."""
+    before = _cpu.threads()
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        _cpu.set_threads(4)
+        assert _cpu._pool_exercise(2000, 1, 300, 2, False) == 0
+        assert _cpu._pool_each(3) == 0
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+        _cpu.set_threads(before)
+
+
 def run(code: str, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
@@ -69,6 +100,7 @@ def test_a_forked_child_has_a_pool_of_its_own() -> None:
     out = run("""
         import os
         from ktc import _cpu
+        _cpu._pool_beyond_cpus(True)
         _cpu.set_threads(4)
         assert _cpu._pool_exercise(100, 1, 100, 2, False) == 0
         child = os.fork()
@@ -84,6 +116,7 @@ def test_the_process_ends_while_a_loop_runs_in_another_thread() -> None:
     run("""
         import threading
         from ktc import _cpu
+        _cpu._pool_beyond_cpus(True)
         _cpu.set_threads(3)
         threading.Thread(target=_cpu._pool_exercise, args=(1000, 1, 10**6, 1, False), daemon=True).start()
         _cpu._pool_exercise(100, 1, 100, 1, False)
