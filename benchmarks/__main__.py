@@ -9,7 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
-HELPERS = frozenset({"__init__", "__main__", "machine", "ggml_experts", "kt_experts", "llama_cpp_peer"})
+HELPERS = frozenset(
+    {
+        "__init__", "__main__", "machine", "ggml_experts", "kt_experts", "llama_cpp_peer", "models_peer",
+        "models_sides", "models_torch", "random_blocks", "shapes",
+    }
+)  # fmt: skip
 
 
 def benchmarks() -> dict[str, str]:
