@@ -2,7 +2,6 @@
 #include "kernels/attention/attention.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "isa/isa.hpp"
@@ -19,42 +18,62 @@ constexpr isa::Dispatch<const AttentionKernels> kKernels{&attention_kernels_gene
 constexpr isa::Dispatch<const AttentionKernels> kKernels{&attention_kernels_generic};
 #endif
 
-// Positions of one part, when the context is cut. The cut depends on the step alone, never on the number of
-// threads.
-constexpr int64_t kPartPositions = 512;
+// A context is cut for sequences of few new tokens, by their own sizes alone: never by the number of threads,
+// nor by the other sequences.
+constexpr int64_t kFewTokens = 8;
+constexpr int64_t kPartPositions = 256;  // at least
+constexpr int64_t kMostParts = 64;
 // Multiply-adds worth giving to another thread.
 constexpr int64_t kPieceProducts = int64_t{1} << 17;
+// Floats of partial results worth giving to another thread.
+constexpr int64_t kPieceSums = int64_t{1} << 15;
 
-int64_t element_bytes(CacheType type) {
-  return type == CacheType::f32 ? 4 : 2;
-}
-
-// Queries of one sequence and one key head against positions [begin, end).
+// Queries of one sequence and some key heads against positions [begin, end).
 struct Work {
-  int64_t sequence, kv_head;
+  int64_t sequence, kv_head, kv_heads;
   int64_t token;  // in the batch
   int tokens;
-  int64_t position, begin, end;
+  int64_t position, begin, end, limit;
   int64_t part, parts;  // of the same queries
   int64_t store;        // floats before this part's partial results
+  int64_t step;         // floats from one part's to the next's
 };
 
+void write_row(const AttentionKernels& kernels, const Cache& cache, int64_t slab, int64_t block_size,
+               int64_t offset, int64_t depth, const float* from) {
+  uint8_t* start = cache.data + slab * slab_bytes(cache.type, block_size, depth);
+  kernels.write_cache(from, depth, cache.type, start + element_bytes(cache.type, offset * depth),
+                      start + block_size * depth + 2 * offset * (depth / kCacheGroup));
+}
+
 void write_new(const Attention& a, const AttentionKernels& kernels) {
-  const int64_t key_row = a.depth * element_bytes(a.keys.type),
-                value_row = a.value_depth * element_bytes(a.values.type);
   const int64_t grain = std::max<int64_t>(1, (16 << 10) / (a.kv_heads * (a.depth + a.value_depth)));
   runtime::Pool::instance().parallel_for(a.tokens, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t token = begin; token < end; ++token) {
       const int64_t block = a.slots[token] / a.block_size, offset = a.slots[token] % a.block_size;
       for (int64_t head = 0; head < a.kv_heads; ++head) {
-        const int64_t row = (block * a.kv_heads + head) * a.block_size + offset;
-        kernels.write_cache(a.k.data + head * a.k.head + token * a.k.token, a.depth, a.keys.type,
-                            a.keys.data + row * key_row);
-        kernels.write_cache(a.v.data + head * a.v.head + token * a.v.token, a.value_depth, a.values.type,
-                            a.values.data + row * value_row);
+        const int64_t slab = block * a.kv_heads + head;
+        write_row(kernels, a.keys, slab, a.block_size, offset, a.depth,
+                  a.k.data + head * a.k.head + token * a.k.token);
+        write_row(kernels, a.values, slab, a.block_size, offset, a.value_depth,
+                  a.v.data + head * a.v.head + token * a.v.token);
       }
     }
   });
+}
+
+// Positions of one part of `seen`, a multiple of a tile when there are several.
+int64_t part_length(int64_t seen) {
+  const int64_t even = (seen + kMostParts - 1) / kMostParts;
+  return std::max(kPartPositions, (even + kAttentionTile - 1) / kAttentionTile * kAttentionTile);
+}
+
+// Sums of a query row do not depend on which heads go through the cache together, so the threads may decide:
+// all of them for the longest runs of memory, fewer where that would leave threads without work.
+int64_t heads_together(const Attention& a, int64_t parts) {
+  const int64_t wanted = int64_t{4} * runtime::Pool::instance().threads();
+  const int64_t pieces = std::clamp<int64_t>((wanted + parts - 1) / parts, 1, a.kv_heads);
+  return (a.kv_heads + pieces - 1) / pieces;
 }
 
 // The list of work, and the floats that partial results need.
@@ -74,17 +93,20 @@ int64_t cut(const Attention& a, std::vector<Work>& work, int64_t& products) {
       w.tokens = static_cast<int>(std::min(most, count - token));
       w.position = cached + token;
       const int64_t oldest = a.window > 0 ? std::max<int64_t>(0, w.position - a.window + 1) : 0;
-      const int64_t newest = w.position + w.tokens;
-      const int64_t rows = group * w.tokens;
-      products += rows * (newest - oldest) * (a.depth + a.value_depth) * a.kv_heads;
-      w.parts = count <= 8 ? (newest - oldest + kPartPositions - 1) / kPartPositions : 1;
-      const int64_t length = w.parts > 1 ? kPartPositions : newest - oldest;
-      for (w.kv_head = 0; w.kv_head < a.kv_heads; ++w.kv_head) {
+      w.limit = w.position + w.tokens;
+      const int64_t seen = w.limit - oldest, rows = group * w.tokens;
+      products += rows * seen * (a.depth + a.value_depth) * a.kv_heads;
+      const int64_t length = count <= kFewTokens ? part_length(seen) : seen;
+      w.parts = (seen + length - 1) / length;
+      const int64_t together = rows <= kStreamedRows ? heads_together(a, a.sequences * w.parts) : 1;
+      for (w.kv_head = 0; w.kv_head < a.kv_heads; w.kv_head += together) {
+        w.kv_heads = std::min(together, a.kv_heads - w.kv_head);
+        w.step = w.kv_heads * rows * (a.value_depth + 2);
         for (w.part = 0; w.part < w.parts; ++w.part) {
           w.begin = oldest + w.part * length;
-          w.end = std::min(newest, w.begin + length);
+          w.end = std::min(w.limit, w.begin + length);
           w.store = partial;
-          if (w.parts > 1) partial += rows * (a.value_depth + 2);
+          if (w.parts > 1) partial += w.step;
           work.push_back(w);
         }
       }
@@ -94,27 +116,29 @@ int64_t cut(const Attention& a, std::vector<Work>& work, int64_t& products) {
 }
 
 void run(const Attention& a, const AttentionKernels& kernels, const Work& w, float* partial) {
-  const int64_t group = a.heads / a.kv_heads, rows = group * w.tokens;
+  const int64_t group = a.heads / a.kv_heads, rows = group * w.kv_heads * w.tokens;
   AttentionTile t{};
   t.q = a.q.data + w.kv_head * group * a.q.head + w.token * a.q.token;
   t.q_head = a.q.head;
   t.q_token = a.q.token;
-  t.heads = static_cast<int>(group);
+  t.heads = static_cast<int>(group * w.kv_heads);
+  t.kv_heads = static_cast<int>(w.kv_heads);
   t.tokens = w.tokens;
   t.depth = static_cast<int>(a.depth);
   t.value_depth = static_cast<int>(a.value_depth);
-  const int64_t key_head = a.block_size * a.depth * element_bytes(a.keys.type);
-  const int64_t value_head = a.block_size * a.value_depth * element_bytes(a.values.type);
-  t.keys = a.keys.data + w.kv_head * key_head;
-  t.values = a.values.data + w.kv_head * value_head;
-  t.key_block = a.kv_heads * key_head;
-  t.value_block = a.kv_heads * value_head;
+  t.key_slab = slab_bytes(a.keys.type, a.block_size, a.depth);
+  t.value_slab = slab_bytes(a.values.type, a.block_size, a.value_depth);
+  t.keys = a.keys.data + w.kv_head * t.key_slab;
+  t.values = a.values.data + w.kv_head * t.value_slab;
+  t.key_block = a.kv_heads * t.key_slab;
+  t.value_block = a.kv_heads * t.value_slab;
   t.key_type = a.keys.type;
   t.value_type = a.values.type;
   t.block_size = a.block_size;
   t.table = a.block_tables + w.sequence * a.table_columns;
   t.begin = w.begin;
   t.end = w.end;
+  t.limit = w.limit;
   t.position = w.position;
   t.window = a.window;
   t.scale = a.scale;
@@ -130,27 +154,26 @@ void run(const Attention& a, const AttentionKernels& kernels, const Work& w, flo
     t.highest = t.sums + rows * a.value_depth;
     t.total = t.highest + rows;
   }
-  kernels.attend(t);
+  (group * w.tokens <= kStreamedRows ? kernels.stream : kernels.attend)(t);
 }
 
-// Adds up the parts of one query row.
-void combine(const Attention& a, const Work& w, int64_t row, const float* partial) {
-  const int64_t group = a.heads / a.kv_heads, rows = group * w.tokens, depth = a.value_depth;
-  const int64_t stride = rows * (depth + 2);
-  const int64_t head = w.kv_head * group + row / w.tokens, token = w.token + row % w.tokens;
+// Adds up the parts of a piece of work's query rows.
+void combine(const Attention& a, const AttentionKernels& kernels, const Work& w, const float* partial) {
+  const int64_t group = a.heads / a.kv_heads, rows = group * w.kv_heads * w.tokens, depth = a.value_depth;
   const float* store = partial + w.store;
-  float highest = a.sinks ? a.sinks[head] : -INFINITY;
-  for (int64_t p = 0; p < w.parts; ++p) highest = std::max(highest, store[p * stride + rows * depth + row]);
-  float total = a.sinks ? std::exp(a.sinks[head] - highest) : 0.0f;
-  float* out = a.out + (token * a.heads + head) * depth;
-  std::fill(out, out + depth, 0.0f);
-  for (int64_t p = 0; p < w.parts; ++p) {
-    const float* part = store + p * stride;
-    const float factor = std::exp(part[rows * depth + row] - highest);
-    total += factor * part[rows * depth + rows + row];
-    for (int64_t d = 0; d < depth; ++d) out[d] += factor * part[row * depth + d];
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t head = w.kv_head * group + row / w.tokens, token = w.token + row % w.tokens;
+    AttentionParts p{};
+    p.sums = store + row * depth;
+    p.highest = store + rows * depth + row;
+    p.total = p.highest + rows;
+    p.parts = w.parts;
+    p.stride = w.step;
+    p.sink = a.sinks ? a.sinks + head : nullptr;
+    p.value_depth = static_cast<int>(depth);
+    p.out = a.out + (token * a.heads + head) * depth;
+    kernels.combine(p);
   }
-  for (int64_t d = 0; d < depth; ++d) out[d] /= total;
 }
 
 }  // namespace
@@ -177,15 +200,18 @@ void attention(const Attention& a) {
   const std::vector<Work>& list = work;  // the caller's, for the other threads
   const int64_t items = static_cast<int64_t>(list.size());
   const int64_t grain = std::max<int64_t>(1, items * kPieceProducts / std::max<int64_t>(products, 1));
-  runtime::Pool::instance().parallel_for(items, grain, [&](int64_t begin, int64_t end, int) {
+  runtime::Pool& pool = runtime::Pool::instance();
+  pool.parallel_for(items, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) run(a, kernels, list[static_cast<size_t>(i)], partial);
   });
   if (partial_floats == 0) return;
-  for (const Work& w : list) {
-    if (w.parts == 1 || w.part != 0) continue;
-    const int64_t rows = a.heads / a.kv_heads * w.tokens;
-    for (int64_t row = 0; row < rows; ++row) combine(a, w, row, partial);
-  }
+  const int64_t sums = std::max<int64_t>(1, partial_floats / items);
+  pool.parallel_for(items, std::max<int64_t>(1, kPieceSums / sums), [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Work& w = list[static_cast<size_t>(i)];
+      if (w.parts > 1 && w.part == 0) combine(a, kernels, w, partial);
+    }
+  });
 }
 
 }  // namespace ktc::kernels

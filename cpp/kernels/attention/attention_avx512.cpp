@@ -9,6 +9,6 @@
 namespace ktc::kernels {
 
 extern const AttentionKernels attention_kernels_avx512;
-const AttentionKernels attention_kernels_avx512 = {write_cache, attend};
+const AttentionKernels attention_kernels_avx512 = {write_cache, attend, stream, combine};
 
 }  // namespace ktc::kernels

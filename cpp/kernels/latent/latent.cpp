@@ -24,27 +24,24 @@ constexpr isa::Dispatch<const LatentKernels> kKernels{&latent_kernels_generic};
 // Multiply-adds that take as long as opening one packed weight.
 constexpr double kUnpackProducts = 8;
 
-int64_t element_bytes(CacheType type) {
-  return type == CacheType::f32 ? 4 : 2;
-}
-
 [[noreturn]] void refuse(const std::string& what) {
   throw std::invalid_argument("mla_attention: " + what);
 }
 
+// With one head, a block of a cache is one slab.
+void write_row(const Cache& cache, int64_t block_size, int64_t slot, int64_t depth, const float* from) {
+  const int64_t offset = slot % block_size;
+  uint8_t* start = cache.data + slot / block_size * slab_bytes(cache.type, block_size, depth);
+  latent_kernels().write_cache(from, depth, cache.type, start + element_bytes(cache.type, offset * depth),
+                               start + block_size * depth + 2 * offset * (depth / kCacheGroup));
+}
+
 void write_new(const LatentAttention& a) {
-  const LatentKernels& kernels = latent_kernels();
-  const int64_t latent_row = a.depth * element_bytes(a.latents.type);
-  const int64_t rotated_row = a.rope * element_bytes(a.rotated.type);
   const int64_t grain = std::max<int64_t>(1, (16 << 10) / (a.depth + a.rope));
   runtime::Pool::instance().parallel_for(a.tokens, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t token = begin; token < end; ++token) {
-      // With one head, slot s of a cache is its row s.
-      const int64_t row = a.slots[token];
-      kernels.write_cache(a.latent + token * a.latent_token, a.depth, a.latents.type,
-                          a.latents.data + row * latent_row);
-      kernels.write_cache(a.k_rope + token * a.k_rope_token, a.rope, a.rotated.type,
-                          a.rotated.data + row * rotated_row);
+      write_row(a.latents, a.block_size, a.slots[token], a.depth, a.latent + token * a.latent_token);
+      write_row(a.rotated, a.block_size, a.slots[token], a.rope, a.k_rope + token * a.k_rope_token);
     }
   });
 }
@@ -69,12 +66,12 @@ const LatentKernels& latent_kernels() {
 }
 
 CachedRows latent_rows(const LatentAttention& a) {
-  return {a.latents.data, a.block_size * a.depth * element_bytes(a.latents.type), a.latents.type,
+  return {a.latents.data, slab_bytes(a.latents.type, a.block_size, a.depth), a.latents.type,
           static_cast<int>(a.depth)};
 }
 
 CachedRows rotated_rows(const LatentAttention& a) {
-  return {a.rotated.data, a.block_size * a.rope * element_bytes(a.rotated.type), a.rotated.type,
+  return {a.rotated.data, slab_bytes(a.rotated.type, a.block_size, a.rope), a.rotated.type,
           static_cast<int>(a.rope)};
 }
 

@@ -65,8 +65,8 @@ static constexpr int64_t expanded_scratch(int64_t tokens, int64_t nope, int64_t 
 using UnpackTransposed = void (*)(const uint8_t* packed, int64_t rows, int64_t columns, float* out);
 
 struct LatentKernels {
-  // Converts n floats, n a multiple of 16.
-  void (*write_cache)(const float* from, int64_t n, CacheType type, uint8_t* to);
+  // As in AttentionKernels.
+  void (*write_cache)(const float* from, int64_t n, CacheType type, uint8_t* to, uint8_t* scales);
   void (*attend)(const LatentTile& tile);
   void (*attend_expanded)(const ExpandedTile& tile);
   const UnpackTransposed* unpack;  // [kFormats]; null for a format without a packed layout

@@ -107,6 +107,29 @@ def test_shapes(shape: dict[str, int], threads: int) -> None:
     check(step([3, 70, 1], [10, 0, 90], **shape))
 
 
+@pytest.mark.parametrize("group", [1, 2, 3, 4, 5, 6, 7, 8, 11, 16, 17])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_few_rows(group: int, dtype: torch.dtype, level: str) -> None:
+    check(step([1], [75], heads=2 * group, depth=80, value_depth=48, block_size=9, dtype=dtype))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_parts_of_a_context(option: str, level: str) -> None:
+    check({**step([1, 3], [900, 1290], block_size=7), **OPTIONS[option]}, 1e-10)
+
+
+def test_a_sequence_does_not_notice_others() -> None:
+    together = step([1, 1], [700, 300])
+    alone = dict(together)
+    for name in ("q", "k", "v"):
+        alone[name] = together[name][:, :, 1:]
+    alone["seq_starts"] = torch.tensor([0, 1], dtype=torch.int32)
+    for name in ("context_lens", "block_tables", "slots"):
+        alone[name] = together[name][1:]
+    both = torch.ops.kt_cpu.attention(**together)
+    assert torch.equal(both[:, 1:], torch.ops.kt_cpu.attention(**alone))
+
+
 def test_the_result_does_not_depend_on_threads() -> None:
     from ktc import _cpu
 
@@ -115,7 +138,7 @@ def test_the_result_does_not_depend_on_threads() -> None:
     try:
         for count in (1, 2, 5):
             _cpu.set_threads(count)
-            results.append(torch.ops.kt_cpu.attention(**step([1, 50], [1500, 20])))
+            results.append(torch.ops.kt_cpu.attention(**step([1, 50], [1500, 20], heads=12, kv_heads=6)))
     finally:
         _cpu.set_threads(before)
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
