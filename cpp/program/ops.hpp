@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,8 @@ struct Step {
       {};  // what depends on the step's data, asked for while it counts; may be empty
 };
 
+struct Chain;
+
 struct OpEntry {
   const char* name;
   // A letter an operand: 'i' read, 'o' written, 'm' both; capital: may be left out.
@@ -49,6 +52,16 @@ struct OpEntry {
   // Whether ops one after another, of this kind and with the same first operand, can become one step, by
   // their ints; null: never.
   bool (*join)(const std::vector<int64_t>& first, const std::vector<int64_t>& next) = nullptr;
+  // What else can become one step with it; null: nothing.
+  const Chain* chain = nullptr;
+};
+
+// Ops one after another, each the only reader of what the one before it writes, that can become one step
+// which writes the last one's results alone.
+struct Chain {
+  std::vector<std::string> followers;  // names of the ops behind the first
+  // The step, or none for calls that it does not take: those are made one by one, with their checks.
+  std::optional<Step> (*make)(const std::vector<Call>& calls);
 };
 
 // nullptr for an op that is not in the table.

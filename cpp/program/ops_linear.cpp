@@ -1,10 +1,13 @@
 // Ops on packed weights: products, and rows by token id.
 #include <algorithm>
+#include <optional>
 #include <stdexcept>
 
 #include "kernels/embedding.hpp"
+#include "kernels/linear/gated.hpp"
 #include "kernels/linear/linear.hpp"
 #include "kernels/packed/pack.hpp"
+#include "kernels/vector/tables.hpp"
 #include "program/op_tables.hpp"
 #include "runtime/pool.hpp"
 
@@ -28,60 +31,145 @@ kernels::PackedWeight packed(const Tensor& weight, int64_t format, int64_t rows,
   return found;
 }
 
+// One linear layer of a call, checked.
+struct Product {
+  kernels::PackedWeight weight;
+  Tensor bias, y;
+
+  bool quantised() const { return !kernels::is_float(weight.format); }
+};
+
+// What several layers read.
+struct Input {
+  Tensor x;
+  int64_t columns, tokens, stride;
+
+  explicit Input(const Call& call) : x(call.operands[0]), columns(call.ints[2]) {
+    require(x.type == Type::f32 && x.rank() > 0 && x.size(-1) == columns, "x", x,
+            ("float32[..., " + std::to_string(columns) + "]").c_str());
+    tokens = columns > 0 ? x.elements() / columns : 0;
+    stride = row_stride(x, "x");
+  }
+};
+
+Product product(const Call& call, int64_t tokens) {
+  const Tensor &bias = call.operands[2], &y = call.operands[3];
+  const int64_t rows = call.ints[1];
+  const kernels::PackedWeight weight = packed(call.operands[1], call.ints[0], rows, call.ints[2]);
+  if (bias) {
+    require(bias.type == Type::f32 && bias.contiguous() && bias.elements() == rows, "bias", bias,
+            ("float32[" + std::to_string(rows) + "]").c_str());
+  }
+  require(y.type == Type::f32 && y.contiguous() && y.elements() == tokens * rows && y.size(-1) == rows, "y",
+          y, ("contiguous float32[..., " + std::to_string(rows) + "]").c_str());
+  return {weight, bias, y};
+}
+
+// Of the product alone, without x.
+Work work_of(const kernels::PackedWeight& weight, int64_t tokens, bool writes) {
+  const double values = static_cast<double>(tokens * weight.rows);
+  return {static_cast<double>(kernels::packed_bytes(weight.format, weight.rows, weight.columns)) +
+              (writes ? 4.0 * values : 0.0),
+          2.0 * values * static_cast<double>(weight.columns)};
+}
+
 // linear: x[..., K], packed weight, bias[N] or none, y[..., N] contiguous; ints: format, N, K, threads (0:
 // all). Several with one x share its quantised form.
 Step make_linear(const std::vector<Call>& calls) {
-  struct Product {
-    kernels::PackedWeight weight;
-    Tensor bias, y;
-  };
-  const Tensor x = calls[0].operands[0];
-  const int64_t columns = calls[0].ints[2];
+  const Input in(calls[0]);
   const int threads = static_cast<int>(calls[0].ints[3]);
-  require(x.type == Type::f32 && x.rank() > 0 && x.size(-1) == columns, "x", x,
-          ("float32[..., " + std::to_string(columns) + "]").c_str());
-  const int64_t tokens = columns > 0 ? x.elements() / columns : 0, x_stride = row_stride(x, "x");
   std::vector<Product> products;
   Work work;
-  work.bytes = static_cast<double>(x.elements()) * 4;
-  bool quantised = false;
+  work.bytes = static_cast<double>(in.x.elements()) * 4;
   for (const Call& call : calls) {
-    const Tensor &bias = call.operands[2], &y = call.operands[3];
-    const int64_t rows = call.ints[1];
-    const kernels::PackedWeight weight = packed(call.operands[1], call.ints[0], rows, columns);
-    if (bias) {
-      require(bias.type == Type::f32 && bias.contiguous() && bias.elements() == rows, "bias", bias,
-              ("float32[" + std::to_string(rows) + "]").c_str());
-    }
-    require(y.type == Type::f32 && y.contiguous() && y.elements() == tokens * rows && y.size(-1) == rows, "y",
-            y, ("contiguous float32[..., " + std::to_string(rows) + "]").c_str());
-    products.push_back({weight, bias, y});
-    quantised = !kernels::is_float(weight.format);
-    work.bytes += static_cast<double>(kernels::packed_bytes(weight.format, rows, columns)) +
-                  4.0 * static_cast<double>(y.elements());
-    work.operations += 2.0 * static_cast<double>(tokens * rows) * static_cast<double>(columns);
+    products.push_back(product(call, in.tokens));
+    const Work more = work_of(products.back().weight, in.tokens, true);
+    work.bytes += more.bytes;
+    work.operations += more.operations;
   }
-  if (products.size() == 1 && !quantised) {
+  if (products.size() == 1 && !products[0].quantised()) {
     return {[=, product = products[0]] {
               const runtime::Pool::Limit limit(threads);
-              kernels::linear(product.weight, x.data<const float>(), x_stride, tokens,
+              kernels::linear(product.weight, in.x.data<const float>(), in.stride, in.tokens,
                               product.bias.data<const float>(), product.y.data<float>(), product.y.size(-1));
             },
             work};
   }
-  const Tensor records = calls[0].temporary(kernels::activation_bytes(tokens, columns));
+  const Tensor records = calls[0].temporary(kernels::activation_bytes(in.tokens, in.columns));
   return {[=] {
-            if (tokens == 0) return;
+            if (in.tokens == 0) return;
             const runtime::Pool::Limit limit(threads);
             uint8_t* quantised_x = records.data<uint8_t>();
-            kernels::quantize_activations(x.data<const float>(), x_stride, tokens, columns, quantised_x);
+            kernels::quantize_activations(in.x.data<const float>(), in.stride, in.tokens, in.columns,
+                                          quantised_x);
             for (const Product& p : products) {
-              kernels::linear_quantized(p.weight, quantised_x, tokens, p.bias.data<const float>(),
+              kernels::linear_quantized(p.weight, quantised_x, in.tokens, p.bias.data<const float>(),
                                         p.y.data<float>(), p.weight.rows);
             }
           },
           work};
 }
+
+// The gate that an elementwise call is, of the two halves of the rows of `y`.
+std::optional<kernels::Gate> gate_of(const Call& call, const Tensor& y) {
+  using F = kernels::Elementwise;
+  const Tensor &gate = call.operands[0], &up = call.operands[1];
+  const int64_t inner = y.size(-1) / 2;
+  if (!up || gate.base != y.base || up.base != y.base || gate.offset != y.offset || gate.rank() == 0 ||
+      up.offset != y.offset + 4 * inner || gate.size(-1) != inner || gate.shape != up.shape ||
+      gate.elements() != y.elements() / 2 || row_stride(gate, "gate") != 2 * inner ||
+      row_stride(up, "up") != 2 * inner) {
+    return std::nullopt;
+  }
+  switch (static_cast<F>(call.ints[0])) {
+    case F::silu_mul:
+      return kernels::Gate::silu;
+    case F::gelu_erf_mul:
+      return kernels::Gate::gelu;
+    case F::gelu_tanh_mul:
+      return kernels::Gate::gelu_tanh;
+    default:
+      return std::nullopt;
+  }
+}
+
+// Fewer tokens leave the results of the first product in the caches, and read weights faster in long runs.
+constexpr int64_t kGatedTokens = 32;
+
+// linear, elementwise, linear: a gated feed-forward block of many tokens, whose inner activations are only
+// ever written as what the second product reads.
+std::optional<Step> make_gated(const std::vector<Call>& calls) {
+  const Call &first = calls[0], &last = calls[2];
+  const Tensor &gated = calls[1].operands[2], &x = last.operands[0];
+  const Input in(first);
+  const Product up = product(first, in.tokens);
+  if (in.tokens < kGatedTokens || !kernels::can_gate(up.weight) || x.base != gated.base ||
+      x.offset != gated.offset || x.shape != gated.shape || !x.contiguous() ||
+      first.ints[3] != last.ints[3]) {
+    return std::nullopt;
+  }
+  const std::optional<kernels::Gate> gate = gate_of(calls[1], up.y);
+  const Input inner(last);
+  const Product down = product(last, in.tokens);
+  if (!gate || !down.quantised() || inner.tokens != in.tokens) return std::nullopt;
+  const Work a = work_of(up.weight, in.tokens, false), b = work_of(down.weight, in.tokens, true);
+  const Tensor records = first.temporary(kernels::activation_bytes(in.tokens, in.columns));
+  const Tensor inner_records = first.temporary(kernels::activation_bytes(in.tokens, inner.columns));
+  const int threads = static_cast<int>(first.ints[3]);
+  return Step{[=] {
+                const runtime::Pool::Limit limit(threads);
+                uint8_t *quantised_x = records.data<uint8_t>(), *passed = inner_records.data<uint8_t>();
+                kernels::quantize_activations(in.x.data<const float>(), in.stride, in.tokens, in.columns,
+                                              quantised_x);
+                kernels::linear_gated(up.weight, quantised_x, in.tokens, up.bias.data<const float>(), *gate,
+                                      passed);
+                kernels::linear_quantized(down.weight, passed, in.tokens, down.bias.data<const float>(),
+                                          down.y.data<float>(), down.weight.rows);
+              },
+              {static_cast<double>(in.x.elements()) * 4 + a.bytes + b.bytes, a.operations + b.operations}};
+}
+
+const Chain kGated{{"elementwise", "linear"}, make_gated};
 
 bool join_linears(const std::vector<int64_t>& first, const std::vector<int64_t>& next) {
   const auto quantised = [](int64_t format) {
@@ -119,7 +207,7 @@ Step make_embedding(const Call& call, bool file) {
 }
 
 constexpr OpEntry kOps[] = {
-    {"linear", "iiIo", 4, 0, make_linear, join_linears},
+    {"linear", "iiIo", 4, 0, make_linear, join_linears, &kGated},
     {"embedding", "iio", 3, 0, [](const std::vector<Call>& c) { return make_embedding(c[0], false); }},
     {"embedding_file", "iio", 3, 0, [](const std::vector<Call>& c) { return make_embedding(c[0], true); }},
 };

@@ -35,6 +35,7 @@ class Planner {
   std::unique_ptr<Plan> run() {
     buffers();
     for (const View& view : text_.views) tensors_.push_back(resolve(view));
+    touch();
     const int count = static_cast<int>(text_.ops.size());
     for (int op = 0; op < count;) op += step(op);
     place();
@@ -53,6 +54,18 @@ class Planner {
       if (buffer.kind == Buffer::Kind::external) {
         plan_->externals.push_back(static_cast<int>(i));
         plan_->external_bytes.push_back(bytes);
+      }
+    }
+  }
+
+  void touch() {
+    touched_.assign(text_.buffers.size(), {-1, -1});
+    for (size_t i = 0; i < text_.ops.size(); ++i) {
+      for (int operand : text_.ops[i].operands) {
+        if (operand < 0) continue;
+        auto& [first, last] = touched_[static_cast<size_t>(text_.views[static_cast<size_t>(operand)].buffer)];
+        if (first < 0) first = static_cast<int>(i);
+        last = static_cast<int>(i);
       }
     }
   }
@@ -112,6 +125,7 @@ class Planner {
     const OpEntry& entry = *op.entry;
     int count = 1;
     try {
+      if (const int chained = chain(first)) return chained;
       std::vector<Call> calls{call(op, index)};
       while (entry.join != nullptr && first + count < static_cast<int>(text_.ops.size())) {
         const Text::Op& next = text_.ops[static_cast<size_t>(first + count)];
@@ -133,6 +147,48 @@ class Planner {
       }
     }
     return count;
+  }
+
+  // Makes one step of the op and those that follow it, if its entry can; returns how many, 0 for none.
+  int chain(int first) {
+    const int index = static_cast<int>(plan_->steps.size());
+    const Chain* chain = text_.ops[static_cast<size_t>(first)].entry->chain;
+    if (chain == nullptr) return 0;
+    const int count = static_cast<int>(chain->followers.size()) + 1;
+    if (first + count > static_cast<int>(text_.ops.size())) return 0;
+    std::vector<Call> calls;
+    std::vector<int> inside;  // buffers that pass values along
+    for (int i = first; i < first + count; ++i) {
+      const Text::Op& op = text_.ops[static_cast<size_t>(i)];
+      if (i > first && op.entry->name != chain->followers[static_cast<size_t>(i - first - 1)]) return 0;
+      for (size_t a = 0; a < op.operands.size() && i + 1 < first + count; ++a) {
+        const char letter = op.entry->operands[a];
+        if (op.operands[a] < 0 || letter == 'i' || letter == 'I') continue;
+        const int buffer = text_.views[static_cast<size_t>(op.operands[a])].buffer;
+        if (!only_between(buffer, i, i + 1)) return 0;
+        inside.push_back(buffer);
+      }
+      calls.push_back(call(op, index));
+    }
+    std::optional<Step> made = chain->make(calls);
+    if (!made) return 0;
+    plan_->steps.push_back({std::move(*made), first, count});
+    for (int i = first; i < first + count; ++i) {
+      for (int operand : text_.ops[static_cast<size_t>(i)].operands) {
+        if (operand < 0) continue;
+        const int buffer = text_.views[static_cast<size_t>(operand)].buffer;
+        if (std::find(inside.begin(), inside.end(), buffer) == inside.end())
+          intervals_[static_cast<size_t>(buffer)].use(index);
+      }
+    }
+    return count;
+  }
+
+  // Whether a buffer is an activation that ops `writer` and `reader` touch and no other.
+  bool only_between(int buffer, int writer, int reader) const {
+    const auto& [first, last] = touched_[static_cast<size_t>(buffer)];
+    return text_.buffers[static_cast<size_t>(buffer)].kind == Buffer::Kind::activation && first == writer &&
+           last == reader;
   }
 
   // Whether an op touches the buffer of an operand other than the first of ops [first, first + count).
@@ -211,6 +267,7 @@ class Planner {
   std::vector<int64_t> bytes_;
   std::vector<Interval> intervals_;  // of buffers, then temporaries
   std::vector<Tensor> tensors_;
+  std::vector<std::pair<int, int>> touched_;  // by buffer: the first and the last op that names it
 };
 
 }  // namespace

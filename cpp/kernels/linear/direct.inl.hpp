@@ -57,6 +57,9 @@ void direct_tokens(const LinearCall& call, int64_t begin, int64_t end, int64_t f
       for (int t = 0; t < tiles; ++t, tile += bytes) {
         fetch<kTokens, bytes>(tile, stop, jump);
         const int64_t block = start + t;
+        // A line of the result is written once in a while and rarely in a cache: ask for it early.
+        if (kTokens >= 8 && block < kTokens)
+          __builtin_prefetch(call.y + (first + block) * call.y_stride + band * kBandRows, 1);
 #pragma GCC unroll 4
         for (int part = 0; part < kParts; ++part) {
           vb lines[8];

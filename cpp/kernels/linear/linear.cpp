@@ -43,8 +43,10 @@ Grid make_grid(int64_t bands, int64_t tokens, int64_t record, int threads, int64
   const int64_t panels = (bands + kPanelBands - 1) / kPanelBands;
   // Few panels: split the tokens too, though every run reads the weight again.
   const int64_t wanted = std::max<int64_t>(1, (int64_t{4} * threads + panels - 1) / panels);
-  const int64_t run =
+  const int64_t most =
       std::min(run_tokens(tokens, record, run_bytes), std::max<int64_t>(48, (tokens + wanted - 1) / wanted));
+  // Runs of about the same length, so that threads have about the same to do.
+  const int64_t runs = (tokens + most - 1) / most, run = (tokens + runs - 1) / runs;
   const int64_t rounded = std::min(tokens, (run + 15) / 16 * 16);
   return {panels, (tokens + rounded - 1) / rounded, rounded};
 }
