@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := $(shell find cpp grammar CMakeLists.txt pyproject.toml -name '*.cpp' -o -name '*.hpp' -o -name 'CMakeLists.txt' -o -name pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test install models lint format types check unit bench clean
+.PHONY: help demo test install models lint format types check unit sanitize bench clean
 
 help: ## list the tasks
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -69,6 +69,16 @@ types: $(VENV)/.tested ## mypy, strict, over the four packages as they are insta
 
 unit: models/.all ## all tests; pass PYTEST='-k name' to choose
 	$(BIN)/pytest $(PYTEST)
+
+SANITIZED := tests/cpp tests/backends/cpu tests/ktc/runtime/test_native.py
+
+sanitize: $(VENV)/.tested ## the C++ under AddressSanitizer, UBSan and ThreadSanitizer, in build/ (half an hour on two cores)
+	cmake -S . -B build/sanitize -G Ninja -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python" -DKTC_SANITIZE=ON
+	cmake --build build/sanitize
+	cpp/tools/with_build build/sanitize $(BIN)/python -m pytest -q $(SANITIZED)
+	cmake -S . -B build/sanitize-threads -G Ninja -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python" -DKTC_SANITIZE_THREADS=ON
+	cmake --build build/sanitize-threads --target pool_stress
+	build/sanitize-threads/cpp/pool_stress
 
 bench: models/.all ## the benchmarks that need no GPU
 	$(BIN)/python -m benchmarks all

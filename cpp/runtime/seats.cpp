@@ -8,7 +8,7 @@ namespace {
 
 constexpr size_t kSmallPage = 4096, kLargePage = size_t{2} << 20;
 // Large pages that a node's share of a matrix must span: about half of one at either end is misplaced.
-constexpr size_t kLargePages = 8;
+constexpr size_t kLargePages = 4;
 
 }  // namespace
 
