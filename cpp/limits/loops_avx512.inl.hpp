@@ -18,7 +18,14 @@ struct Lanes {
     sum = _mm512_add_epi64(sum, _mm512_loadu_si512(place));
     return _mm512_add_epi64(sum, _mm512_loadu_si512(place + 64));
   }
-  static uint64_t total(Sum sum) { return static_cast<uint64_t>(_mm512_reduce_add_epi64(sum)); }
+  // Not _mm512_reduce_add_epi64, whose numbers have signs and may not overflow.
+  static uint64_t total(Sum sum) {
+    alignas(64) uint64_t lanes[8];
+    _mm512_store_si512(lanes, sum);
+    uint64_t all = 0;
+    for (uint64_t lane : lanes) all += lane;
+    return all;
+  }
 };
 
 double f32(int64_t rounds) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from typing import Any
 
 from ktc.cli.common import Define, DumpTo, File, Json, Model, NoWeights, compile_file, print_json
@@ -27,7 +28,12 @@ def plan(
 
 
 def plan_json(compiled: Any, placement: Any) -> dict[str, Any]:
-    """The plan as plain JSON: devices with bytes, sites with their attributes, rewrites, passes with seconds."""
+    """The plan as plain JSON: devices with bytes, sites with their attributes, rewrites, predicted speed, native
+    segments, passes with seconds."""
+    from ktc.machine import cached
+    from ktc.predict import predict
+    from ktc.runtime.segments import segments
+
     context = compiled.context
     read = decode_bytes(context)
     return {
@@ -47,6 +53,8 @@ def plan_json(compiled: Any, placement: Any) -> dict[str, Any]:
         "sites": rows(compiled),
         "rewrites": rewrites(compiled),
         "views": views(context),
+        "predicted": predict(context, placement, cached()).to_json(),
+        "segments": [asdict(segment) for segment in segments(placement)],
         "passes": [{"name": r.name, "seconds": r.seconds, "nodes": r.nodes_after} for r in compiled.records],
         "seconds": compiled.seconds,
     }  # fmt: skip
@@ -127,12 +135,35 @@ def decode_bytes(context: Any) -> dict[str, int]:
     return found
 
 
+def segment_lines(found: list[dict[str, Any]]) -> list[str]:
+    """What runs natively and what as Python, a line a graph and up to three reasons."""
+    lines = []
+    for graph in dict.fromkeys(segment["graph"] for segment in found):
+        mine = [segment for segment in found if segment["graph"] == graph]
+        native, python = ([s for s in mine if s["native"] is kind] for kind in (True, False))
+        name = "" if graph == "step" else f" of {graph}"
+        ops, nodes = sum(s["ops"] for s in native), sum(s["nodes"] for s in python)
+        line = f"native segments{name}: {len(native)} with {ops} ops"
+        lines.append(f"{line}; {nodes} nodes as Python" if nodes else f"{line}; nothing is left to Python")
+        reasons: dict[str, int] = {}
+        for segment in python:
+            for reason, count in segment["reasons"].items():
+                reasons[reason] = reasons.get(reason, 0) + count
+        most = sorted(reasons.items(), key=lambda item: -item[1])
+        lines += [f"  {count} × {reason}" for reason, count in most[:3]]
+        if len(most) > 3:
+            lines.append(f"  and {len(most) - 3} more reasons: `--json` has them")
+    return lines
+
+
 def print_plan(compiled: Any, placement: Any) -> None:
     """The plan for people."""
     from rich.console import Console
     from rich.table import Table
 
+    from ktc.machine import cached
     from ktc.passes.sizes import size_words
+    from ktc.predict import predict
 
     data = plan_json(compiled, placement)
     console = Console(highlight=False, soft_wrap=False)
@@ -183,5 +214,10 @@ def print_plan(compiled: Any, placement: Any) -> None:
         console.print(
             f"views of weights: {', '.join(f'{name} ×{count}' for name, count in data['views'].items())}"
         )
+    for line in segment_lines(data["segments"]):
+        console.print(line)
+    console.print()
+    for line in predict(compiled.context, placement, cached()).lines():
+        console.print(line, soft_wrap=True)
     total = sum(compiled.seconds.values())
     console.print(f"compiled in {total:.2f} s (capture {compiled.seconds['capture']:.2f} s)")
