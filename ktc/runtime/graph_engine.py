@@ -52,6 +52,7 @@ class GraphEngine:
         self.placement = placement
         self.config = placement.config
         self.device = torch.device(placement.devices[placement.io_device])
+        self._on_cpu = self.device.type == "cpu"
         self.dtype = torch.float32
         if isinstance(source, PackedWeights):
             weights = source.load(progress)
@@ -83,20 +84,25 @@ class GraphEngine:
 
     def phase_of(self, step: Step) -> str:
         """The graph that serves a step: the first declared phase that holds, else prefill or decode, else "step"."""
-        tokens = step.input_ids.shape[1]
-        for name, holds in self._conditions:
-            if holds(tokens):
-                return name
+        if self._conditions:
+            tokens = step.input_ids.shape[1]
+            for name, holds in self._conditions:
+                if holds(tokens):
+                    return name
         return step.phase if step.phase in self.programs else "step"
 
-    @torch.no_grad()
     def run(self, step: Step) -> torch.Tensor:
         """One step. Returns logits [K, V] on `device`."""
         inputs = step.inputs
-        if self.device.type != "cpu":
+        if not self._on_cpu:
             inputs = tuple(tensor.to(self.device) for tensor in inputs)
-        logits: torch.Tensor = self.programs[self.phase_of(step)](*inputs)
-        return logits[0]
+        program = self.programs[self.phase_of(step)]
+        if program.native:
+            logits: torch.Tensor = program(*inputs)
+        else:
+            with torch.no_grad():
+                logits = program(*inputs)
+        return logits.squeeze(0)
 
 
 def make_pool(placement: Placement) -> KvPool:

@@ -21,6 +21,7 @@ from ktc.runtime.native_shapes import SYMBOLS, Leaf, Shapes, evaluate
 
 _ACTIVATION, _EXTERNAL, _CONSTANT = range(3)
 _LAYOUTS = 16
+_KEPT_BYTES = 1 << 16
 
 
 @dataclass
@@ -115,12 +116,14 @@ class _Layout:
         written: shape and dtype of the memory to be made for every storage that leaves.
         counts: bytes of all these storages, inputs first.
         whole: the outputs are those storages as they are, in that order.
+        small: the inputs may be kept until the next step.
     """
 
     entering: list[tuple[torch.dtype, tuple[int, ...], tuple[int, ...], int]]
     written: list[tuple[tuple[int, ...], torch.dtype]]
     counts: list[int]
     whole: bool
+    small: bool
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,8 @@ class NativeSegment:
     ) -> None:
         self._bytes = shapes.storage_bytes
         self._layouts: dict[tuple[int, ...], _Layout] = {}
+        self._seen: list[torch.Tensor] = []
+        self._seen_layout: _Layout | None = None
         self._sizes = sizes
         inside = set(piece.nodes)
         self._outputs = [Port(node, shapes.leaves[node][0]) for node in exported]
@@ -218,10 +223,12 @@ class NativeSegment:
         """
         sizes = self._sizes
         layout = self._layouts.get(tuple(sizes)) or self._lay_out(tuple(sizes))
+        # Decoding repeats the very tensors of the step before: they fit now as they did then.
+        seen = self._seen if layout is self._seen_layout else ()
         entered: list[torch.Tensor] = []
         addresses: list[int] = []
         for tensor, (dtype, shape, strides, offset) in zip(tensors, layout.entering, strict=True):
-            if (
+            if not (seen and tensor is seen[len(entered)]) and (
                 tensor.dtype is not dtype
                 or tensor.shape != shape
                 or tensor.stride() != strides
@@ -230,6 +237,7 @@ class NativeSegment:
                 tensor = self._fitting(tensor, len(entered), layout)
             entered.append(tensor)
             addresses.append(tensor.data_ptr() - offset)
+        self._seen, self._seen_layout = (entered, layout) if layout.small else ([], None)
         fresh = [torch.empty(shape, dtype=dtype) for shape, dtype in layout.written]
         addresses.extend([tensor.data_ptr() for tensor in fresh])
         try:
@@ -263,7 +271,9 @@ class NativeSegment:
             written = [((count,), torch.uint8) for count in counts[len(entering) :]]
         if len(self._layouts) >= _LAYOUTS:
             self._layouts.pop(next(iter(self._layouts)))
-        self._layouts[sizes] = layout = _Layout(entering, written, counts, whole)
+        self._layouts[sizes] = layout = _Layout(
+            entering, written, counts, whole, sum(counts[: len(entering)]) <= _KEPT_BYTES
+        )
         return layout
 
     def _fitting(self, tensor: torch.Tensor, index: int, layout: _Layout) -> torch.Tensor:

@@ -34,6 +34,7 @@ class Program:
     Attributes:
         pieces: what runs natively and what as Python, in order, with reasons; empty without a workspace.
         segments: the native ones.
+        native: whether nothing but native segments computes, so that autograd has nothing to look at.
         source: the generated Python.
 
     Raises:
@@ -55,6 +56,7 @@ class Program:
         calls: dict[fx.Node, NativeSegment] = {}
         if workspace is not None and set(self.inputs) == STEP_INPUTS.keys():
             calls = self._native(graph, tensors, workspace, on_cpu)
+        self.native = bool(self.pieces) and all(piece.native for piece in self.pieces)
         self._root = SimpleNamespace()
         code = self._flatten(graph, tensors, calls).python_code("self")
         scope = dict(code.globals)
@@ -62,7 +64,8 @@ class Program:
         self.source = code.src
         self._function: Callable[..., Any] = scope["forward"]
         self._threads = threads or 0
-        self._order = {name: index for index, name in enumerate(self.inputs)}
+        order = {name: index for index, name in enumerate(self.inputs)}
+        self._measured = [order.get(name, 0) for name in _SIZED]
 
     def _native(
         self,
@@ -136,18 +139,19 @@ class Program:
         return flat
 
     def __call__(self, *inputs: torch.Tensor) -> Any:
-        """Runs the graph on the values of its placeholders, in order; call it under `torch.no_grad()`.
+        """Runs the graph on the values of its placeholders, in order; call it under `torch.no_grad()`, but for one that
+        is `native`.
 
         Raises:
             OperandError: an input that does not fit.
         """
         if self.segments:
-            order = self._order
+            ids, lengths, tables, wanted = self._measured
             self._sizes[:] = step_sizes(
-                inputs[order["input_ids"]].shape[-1],
-                inputs[order["context_lens"]].shape[0],
-                inputs[order["block_tables"]].shape[-1],
-                inputs[order["logits_index"]].shape[0],
+                inputs[ids].shape[-1],
+                inputs[lengths].shape[0],
+                inputs[tables].shape[-1],
+                inputs[wanted].shape[0],
             )
         before = _cpu.limit_threads(self._threads)
         try:
@@ -156,6 +160,8 @@ class Program:
             _cpu.limit_threads(before)
 
 
+_SIZED = ("input_ids", "context_lens", "block_tables", "logits_index")
+"""The inputs whose shapes give a step's sizes."""
 _PURE = {operator.getitem, torch.ops.aten.sym_size.int}
 
 

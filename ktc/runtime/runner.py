@@ -77,51 +77,50 @@ class Runner:
                 "`past_key_values` belongs to another model; every placed model has its own KV pool"
             )
         ids = self._check_ids(input_ids)
-        rows, width = ids.shape
+        rows, width = len(ids), len(ids[0])
         positions = _check_positions(position_ids, rows, width)
-        columns = _kept_columns(logits_to_keep, width)
-        with self._lock, torch.no_grad():
+        # One column and any whole number: that column. Decoding takes no look at what it need not.
+        columns = None if width == 1 and _is_count(logits_to_keep) else _kept_columns(logits_to_keep, width)
+        with self._lock:
             cache.require_rows(rows)
             ranges = token_columns(attention_mask, cache, rows, width)
-            if (
-                width == 1
-                and cache.columns
-                and len(columns) == 1
-                and (ranges is None or (0, 0) not in ranges)
-            ):
+            if columns is None and cache.columns and (ranges is None or (0, 0) not in ranges):
                 logits = self._decode(ids, positions, cache)
             else:
-                logits = self._prefill(ids, positions, cache, ranges, columns)
+                if columns is None:
+                    columns = np.zeros(1, np.int64)
+                logits = self._prefill(np.array(ids, np.int64), positions, cache, ranges, columns)
             if ranges is not None:
                 cache.mask = joined_mask(cache, ranges, width)
             cache.columns += width
         return logits
 
-    def _check_ids(self, input_ids: torch.Tensor) -> IntArray:
-        if not isinstance(input_ids, torch.Tensor) or input_ids.ndim != 2 or not input_ids.numel():
-            shape = list(input_ids.shape) if isinstance(input_ids, torch.Tensor) else type(input_ids).__name__
+    def _check_ids(self, input_ids: torch.Tensor) -> list[list[int]]:
+        """The ids by row. Few calls of torch and numpy: behind a step they run on cold caches."""
+        shape = input_ids.shape if isinstance(input_ids, torch.Tensor) else ()
+        if len(shape) != 2 or 0 in shape:
+            what = list(shape) if isinstance(input_ids, torch.Tensor) else type(input_ids).__name__
             raise InvalidInputError(
-                f"input_ids must be a tensor [batch, tokens] with at least one token, not {shape}"
+                f"input_ids must be a tensor [batch, tokens] with at least one token, not {what}"
             )
         if input_ids.dtype not in (torch.int64, torch.int32):
             raise InvalidInputError(f"input_ids must be int64, not {input_ids.dtype}")
-        ids: IntArray = input_ids.detach().cpu().long().numpy()
-        low, high = int(ids.min()), int(ids.max())
+        ids: list[list[int]] = input_ids.tolist()
+        low, high = min(map(min, ids)), max(map(max, ids))
         if low < 0 or high >= self.vocabulary:
             raise InvalidInputError(
                 f"token id {low if low < 0 else high} is not in the vocabulary [0, {self.vocabulary})"
             )
         return ids
 
-    def _decode(self, ids: IntArray, positions: IntArray | None, cache: KtcCache) -> torch.Tensor:
+    def _decode(self, ids: list[list[int]], positions: IntArray | None, cache: KtcCache) -> torch.Tensor:
         """One token a row, B ≥ 1 rows; reuses the buffers of the step before."""
         rows = len(ids)
         lengths = [s.length for s in cache.sequences]
         copies = extend(cache.sequences, [1] * rows)
         if copies:
             self.engine.pool.copy_blocks(copies)
-        places = None if positions is None else torch.from_numpy(np.ascontiguousarray(positions))
-        step = cache.steps.decode(cache.sequences, torch.from_numpy(np.ascontiguousarray(ids)), places)
+        step = cache.steps.decode(cache.sequences, ids, positions)
         return self._run(step, cache, lengths).unsqueeze(1)
 
     def _prefill(
@@ -187,6 +186,10 @@ def _check_positions(position_ids: torch.Tensor | None, rows: int, width: int) -
         )
     positions: IntArray = position_ids.detach().cpu().long().expand(rows, width).numpy()
     return positions
+
+
+def _is_count(logits_to_keep: int | torch.Tensor) -> bool:
+    return isinstance(logits_to_keep, int) and logits_to_keep >= 0
 
 
 def _kept_columns(logits_to_keep: int | torch.Tensor, width: int) -> IntArray:

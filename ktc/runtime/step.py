@@ -83,6 +83,7 @@ class StepBuilder:
         self._sequences: list[Sequence] = []
         self._revisions: list[int] = []
         self._width = 0
+        self._step: Step | None = None
 
     def prefill(self, chunks: Items[Chunk]) -> Step:
         """A step of any number of tokens a sequence.
@@ -117,39 +118,40 @@ class StepBuilder:
         )
 
     def decode(
-        self, sequences: list[Sequence], input_ids: torch.Tensor, positions: torch.Tensor | None
+        self,
+        sequences: list[Sequence],
+        ids: Items[Items[int]],
+        positions: npt.NDArray[np.int64] | None = None,
     ) -> Step:
         """A step of one token a sequence, each the last of its sequence; all logits are wanted.
 
+        It is the same `Step` as before, its tensors filled anew, while the sequences and the columns of their block
+        table stay.
+
         Args:
             sequences: B sequences, already extended by one token.
-            input_ids: int64 [B, 1] on the CPU, contiguous.
-            positions: int64 [B, 1] on the CPU, contiguous; None: the index in the sequence.
+            ids: [B][1].
+            positions: int64 [B, 1]; None: the index in the sequence.
         """
-        count, size = len(sequences), self.block_size
+        size = self.block_size
         width = max([len(s.blocks) for s in sequences])
-        if width > self._width or sequences != self._sequences:
-            self._allocate(sequences, width)
+        step = self._step
+        if step is None or width > self._width or sequences != self._sequences:
+            self._step = step = self._allocate(sequences, width)
         for row, sequence in enumerate(sequences):
             if sequence.revision != self._revisions[row]:
                 self._tables[row, : len(sequence.blocks)] = sequence.blocks
                 self._revisions[row] = sequence.revision
             last = sequence.length - 1
+            self._ids[row] = ids[row][0]
             self._lens[row] = last + 1
             self._places[row] = last
             self._slots[row] = sequence.blocks[-1] * size + last % size
-        return Step(
-            input_ids=input_ids.view(1, count) if count > 1 else input_ids,
-            positions=self._positions_tensor if positions is None else positions.view(1, count),
-            seq_starts=self._starts_tensor,
-            context_lens=self._lens_tensor,
-            block_tables=self._tables_tensor,
-            slots=self._slots_tensor,
-            logits_index=self._index_tensor,
-            phase="decode",
-        )
+        if positions is not None:
+            self._places[:] = positions[:, 0]
+        return step
 
-    def _allocate(self, sequences: list[Sequence], width: int) -> None:
+    def _allocate(self, sequences: list[Sequence], width: int) -> Step:
         count = len(sequences)
         self._sequences, self._width = list(sequences), width
         self._revisions = [-1] * count
@@ -157,9 +159,14 @@ class StepBuilder:
         self._lens: npt.NDArray[np.int32] = np.zeros(count, np.int32)
         self._slots: npt.NDArray[np.int64] = np.zeros(count, np.int64)
         self._places: npt.NDArray[np.int64] = np.zeros(count, np.int64)
-        self._tables_tensor = torch.from_numpy(self._tables)
-        self._lens_tensor = torch.from_numpy(self._lens)
-        self._slots_tensor = torch.from_numpy(self._slots)
-        self._positions_tensor = torch.from_numpy(self._places)[None]
-        self._starts_tensor = torch.arange(count + 1, dtype=torch.int32)
-        self._index_tensor = torch.arange(count)
+        self._ids: npt.NDArray[np.int64] = np.zeros(count, np.int64)
+        return Step(
+            input_ids=torch.from_numpy(self._ids)[None],
+            positions=torch.from_numpy(self._places)[None],
+            seq_starts=torch.arange(count + 1, dtype=torch.int32),
+            context_lens=torch.from_numpy(self._lens),
+            block_tables=torch.from_numpy(self._tables),
+            slots=torch.from_numpy(self._slots),
+            logits_index=torch.arange(count),
+            phase="decode",
+        )

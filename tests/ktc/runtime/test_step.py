@@ -61,9 +61,9 @@ def test_decoding_reuses_buffers_and_matches_a_fresh_builder() -> None:
         if turn == 11:
             sequences[1].truncate(2)
         extend(sequences, [1, 1, 1])
-        ids = torch.arange(3)[:, None]
+        ids = [[turn + row] for row in range(3)]
         step = builder.decode(sequences, ids, None)
-        fresh = StepBuilder(4).decode(sequences, ids, torch.tensor([[s.length - 1] for s in sequences]))
+        fresh = StepBuilder(4).decode(sequences, ids, np.array([[s.length - 1] for s in sequences]))
         for name, ours, theirs in zip(NAMES, step.inputs, fresh.inputs, strict=True):
             if name == "block_tables":
                 used = [-(-s.length // 4) for s in sequences]
