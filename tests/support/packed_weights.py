@@ -87,6 +87,8 @@ def nmse(value: torch.Tensor, wanted: torch.Tensor) -> float:
 
 FLOATS = ("f32", "f16", "bf16", "fp8")
 """Formats that meet float activations; the others meet int8, or bf16 on tiles."""
+ROUNDED_TOKENS = 8
+"""From so many tokens on, a level that multiplies bf16 rounds activations for weights of bf16 and fp8; rounded.hpp."""
 TILE_TOKENS = 32
 """From so many tokens on, the kernels of level amx round activations and weights to bf16; TileKernels in tables.hpp."""
 
@@ -94,6 +96,11 @@ TILE_TOKENS = 32
 def on_tiles(tokens: int) -> bool:
     """Whether the level in force multiplies quantised weights with so many tokens on tiles of bf16."""
     return _cpu.isa() == "amx" and tokens >= TILE_TOKENS
+
+
+def rounded(format: str, tokens: int) -> bool:
+    """Whether the level in force rounds so many tokens to bf16 for weights of this format."""
+    return _cpu.isa() == "avx512vnni" and format in ("bf16", "fp8") and tokens >= ROUNDED_TOKENS
 
 
 def as_bf16(x: torch.Tensor) -> torch.Tensor:

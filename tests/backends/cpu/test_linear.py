@@ -8,6 +8,7 @@ from ktc.backends.cpu.library import OperandError
 from ktc.backends.cpu.packed import PACKED
 from support.packed_weights import (
     FLOATS,
+    ROUNDED_TOKENS,
     TILE_TOKENS,
     as_bf16,
     as_int8,
@@ -17,6 +18,7 @@ from support.packed_weights import (
     nmse,
     on_tiles,
     pack,
+    rounded,
 )
 
 from ktc import _cpu
@@ -27,6 +29,8 @@ linear = torch.ops.kt_cpu.linear
 
 def product(format: str, x: torch.Tensor, meaning: torch.Tensor) -> tuple[torch.Tensor, float]:
     """The exact product of what the kernels see of x and of a weight, and the NMSE allowed against it."""
+    if rounded(format, x.shape[-2]):
+        return as_bf16(x) @ meaning.T, 1e-11
     if format in FLOATS:
         return x.double() @ meaning.T, 1e-11
     if on_tiles(x.shape[-2]):  # a weight at the edge between two bf16 values may be rounded either way
@@ -88,6 +92,25 @@ def test_error_of_int8_activations(format: str) -> None:
         x = torch.randn(tokens, columns)
         error = nmse(linear(x, weight, None, format, rows, columns), x.double() @ meaning.T)
         assert error <= (1e-5 if on_tiles(tokens) else 1e-4), tokens
+
+
+@pytest.mark.parametrize("format", ["bf16", "fp8"])
+def test_rounded_activations(format: str) -> None:
+    torch.manual_seed(8)
+    rows, columns = 16 * 17 + 5, 2048 + 128  # an odd number of bands, a part of a pass
+    blocks = make_blocks(format, rows, columns, 12)
+    weight, meaning = pack(format, blocks, rows, columns), dense(format, blocks, rows, columns).double()
+    x, bias = torch.randn(200, columns), torch.randn(rows)
+    every = linear(x, weight, bias, format, rows, columns)
+    for tokens in (*range(ROUNDED_TOKENS, 26), 96, 97, 109, 200):
+        y = linear(x[:tokens], weight, bias, format, rows, columns)
+        wanted, allowed = product(format, x[:tokens], meaning)
+        assert nmse(y, wanted + bias) <= allowed, tokens
+        assert nmse(y, x[:tokens].double() @ meaning.T + bias) <= 1e-5, tokens
+        assert torch.equal(y, every[:tokens]), tokens
+    x[3, 5], x[9, 7] = torch.nan, torch.inf
+    y = linear(x, weight, bias, format, rows, columns)
+    assert y[3].isnan().all() and not y[9].isfinite().any() and y[[0, 199]].isfinite().all()
 
 
 @pytest.mark.parametrize("format", ["q4_0", "q4_k", "q6_k", "q2_k"])
