@@ -168,6 +168,22 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     return found if isinstance(found, dict) else {}
 
 
+def huge_pages_obtained(nbytes: int = 16 << 20) -> float | None:
+    """Share of an arena of that size that lies on 2 MiB pages once it is written and sealed, as weights are.
+
+    None where the system does not tell, or has not the memory.
+    """
+    if not Path("/proc/self/smaps").exists():
+        return None
+    try:
+        arena = _cpu.Arena(nbytes)
+        arena.allocate(nbytes)[:] = 1
+    except MemoryError:
+        return None
+    arena.seal()
+    return arena.huge_bytes() / arena.capacity
+
+
 def available_memory(root: Path = Path("/")) -> int | None:
     """Bytes that this process can still take without swapping; None where the system does not say.
 

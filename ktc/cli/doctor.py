@@ -63,6 +63,7 @@ def _facts() -> dict[str, Any]:
         pages = _HUGE_PAGES.read_text(encoding="ascii").partition("[")[2].partition("]")[0] or None
     except OSError:
         pages = None
+    numbers, cores, quota, _, _ = _cpu.topology()
     return {
         "python": platform.python_version(),
         "packages": found,
@@ -70,11 +71,15 @@ def _facts() -> dict[str, Any]:
         "logical_cpus": len(os.sched_getaffinity(0)),
         "physical_cores": _cpu.physical_cores(),
         "threads": _cpu.threads(),
+        "threads_why": _cpu.why_threads(),
+        "cpu_quota": quota or None,
+        "numa_nodes": {str(number): len(mine) for number, mine in zip(numbers, cores, strict=True)},
         "isa": _cpu.isa(),
         "isa_levels": list(_cpu.isa_levels()),
         "memory": host_memory(),
         "memory_available": machine.available_memory(),
         "huge_pages": pages,
+        "huge_pages_obtained": machine.huge_pages_obtained(),
         "gpus": gpus,
     }
 
@@ -87,6 +92,11 @@ def _advice(data: dict[str, Any]) -> list[str]:
             f"transparent huge pages are off, which costs up to a third of the memory bandwidth on some machines: "
             f"`echo madvise > {_HUGE_PAGES}` as root"
         )
+    elif data["huge_pages_obtained"] is not None and data["huge_pages_obtained"] < 0.9:
+        found.append(
+            f"only {data['huge_pages_obtained']:.0%} of a test allocation lay on 2 MiB pages: memory is fragmented "
+            "or the system refuses them, which costs up to a third of the memory bandwidth on some machines"
+        )
     if data["isa"] != data["isa_levels"][-1]:
         found.append(
             f"KTC_CPU_ISA holds the kernels at {data['isa']}; this machine has {data['isa_levels'][-1]}"
@@ -95,8 +105,7 @@ def _advice(data: dict[str, Any]) -> list[str]:
         found.append("this processor has no AVX2: the kernels run in plain C++, which is slow")
     if data["threads"] < data["physical_cores"]:
         found.append(
-            f"kernels use {data['threads']} of {data['physical_cores']} cores: KTC_THREADS or the control group's "
-            "quota limits them"
+            f"kernels use {data['threads']} of {data['physical_cores']} cores: {data['threads_why']}"
         )
     if data["limits"] is None:
         found.append("this machine's limits are not measured: `ktc doctor --measure`")
@@ -115,10 +124,16 @@ def _show(data: dict[str, Any]) -> None:
         ("processor", f"{data['processor']}; {data['physical_cores']} cores, {data['logical_cpus']} CPUs"),
         (
             "kernels",
-            f"{data['isa']} with {data['threads']} threads; levels here: {', '.join(data['isa_levels'])}",
+            f"{data['isa']} with {data['threads']} threads ({data['threads_why']}); levels here: "
+            f"{', '.join(data['isa_levels'])}",
+        ),
+        *(
+            [("numa", "; ".join(f"node {n}: {count} cores" for n, count in data["numa_nodes"].items()))]
+            if len(data["numa_nodes"]) > 1
+            else []
         ),
         ("memory", f"{size(data['memory'])}, {size(data['memory_available'])} available"),
-        ("huge pages", data["huge_pages"] or "unknown"),
+        ("huge pages", f"{data['huge_pages'] or 'unknown'}; {_obtained(data['huge_pages_obtained'])}"),
         *(
             ("gpu", f"{g['name']}, {size(g['memory'])}, sm_{g['compute'].replace('.', '')}")
             for g in data["gpus"]
@@ -141,3 +156,11 @@ def _show(data: dict[str, Any]) -> None:
         print(f"  {limits['huge_pages']:.0%} of the memory that was read lay on 2 MiB pages")
     for line in data["advice"]:
         print(f"note: {line}")
+
+
+def _obtained(share: float | None) -> str:
+    return (
+        "how many ktc gets is unknown"
+        if share is None
+        else f"{share:.0%} of a test allocation lay on 2 MiB pages"
+    )

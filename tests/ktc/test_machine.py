@@ -116,12 +116,43 @@ def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     assert main(["doctor", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["threads"] == _cpu.threads() and data["isa"] in data["isa_levels"]
+    assert (
+        data["threads_why"] == _cpu.why_threads()
+        and sum(data["numa_nodes"].values()) == data["physical_cores"]
+    )
+    assert data["huge_pages_obtained"] is None or 0 <= data["huge_pages_obtained"] <= 1
     assert data["limits"] is None and any("--measure" in line for line in data["advice"])
 
     small = machine.measure(seconds=0.002, region=SMALL)
     monkeypatch.setattr(machine, "measure", lambda **_: small)
     assert main(["doctor", "--measure"]) == 0
     shown = capsys.readouterr().out
+    assert _cpu.why_threads() in shown and "huge pages" in shown
     assert "GB/s" in shown and "TOPS" in shown and not any("--measure" in line for line in shown.splitlines())
     assert main(["doctor", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["limits"]["runs"]) == len(small.runs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"huge_pages_obtained": 0.2}, "only 20% of a test allocation lay on 2 MiB pages"),
+        ({"huge_pages": "never", "huge_pages_obtained": 0.0}, "transparent huge pages are off"),
+        ({"threads": 1, "physical_cores": 4, "threads_why": "KTC_THREADS"}, "1 of 4 cores: KTC_THREADS"),
+        ({"numa_nodes": {"0": 4, "2": 8}}, "numa        node 0: 4 cores; node 2: 8 cores"),
+    ],
+)
+def test_doctor_says_what_is_amiss(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], line: str
+) -> None:
+    from ktc.cli import doctor
+
+    facts = doctor._facts()
+    monkeypatch.setattr(doctor, "_facts", lambda: {**facts, **changes})
+    assert main(["doctor"]) == 0
+    assert line in capsys.readouterr().out
+
+
+def test_large_pages_of_an_arena() -> None:
+    assert machine.huge_pages_obtained() is None or 0 <= machine.huge_pages_obtained() <= 1
+    assert machine.huge_pages_obtained(1 << 62) is None
