@@ -1,4 +1,5 @@
 // The measured loops for AMX: products of byte and bf16 tiles.
+#include "isa/tiles.inl.hpp"
 #include "limits/loops_avx512.inl.hpp"
 
 namespace ktc::limits {
@@ -6,23 +7,11 @@ namespace {
 
 constexpr int kTiles = 8;
 
-// As the processor reads it: `palette` 1, and bytes a row and rows of each tile.
-struct alignas(64) TileConfiguration {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t row_bytes[16] = {};
-  uint8_t rows[16] = {};
-};
-
 // All tiles of 16 rows of 64 bytes, zeroed: what they hold does not change how long a product takes.
 void configure() {
-  TileConfiguration tiles;
-  for (int i = 0; i < kTiles; ++i) {
-    tiles.row_bytes[i] = 64;
-    tiles.rows[i] = 16;
-  }
-  _tile_loadconfig(&tiles);
+  isa::TileConfiguration tiles;
+  for (int i = 0; i < kTiles; ++i) tiles.set(i, 16);
+  isa::load_configuration(tiles);
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
