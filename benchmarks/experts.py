@@ -29,8 +29,8 @@ from ktc.dialect.experts import reference
 sys.path.insert(0, str(ROOT / "tests"))
 from support.packed_weights import dense, make_blocks, nmse
 
-SHAPES = {"qwen3-30b-a3b": (128, 2048, 768, 8), "deepseek-v3": (32, 7168, 2048, 8)}
-"""Experts, hidden, inner, experts a token; DeepSeek-V3 has 256 experts, of which 32 fit beside three peers' copies."""
+SHAPES = {"qwen3-30b-a3b": (128, 2048, 768, 8), "deepseek-v3": (256, 7168, 2048, 8)}
+"""Experts, hidden, inner, experts a token."""
 FORMATS = (
     "q4_k", "q4_k+q6_k", "q6_k", "q8_0", "q4_0", "q4_1", "q5_k", "iq4_xs", "iq4_nl", "mxfp4", "q2_k", "q3_k",
     "fp8", "bf16",
@@ -38,8 +38,6 @@ FORMATS = (
 """Of gate and up, and of down where it is another one."""
 DISTINCT = 4
 """Different experts; the others are copies in memory of their own."""
-LARGEST = 2 << 30
-"""Bytes of weights above which fewer experts are made."""
 BUDGET = 0.15
 """Seconds of each contender in each round."""
 
@@ -108,7 +106,7 @@ class KtcExperts:
     def bandwidth(self) -> float:
         """Bytes a second that the pool's threads read now from these weights."""
         address, nbytes = self.gate_up.data_ptr(), self.gate_up.numel()
-        return max(_cpu.read_bandwidth(address, nbytes, streams, 0.03) for streams in (1, 4))
+        return max(_cpu.read_bandwidth(address, nbytes, streams, 0.03) for streams in (1, 4, 8))
 
 
 def make_weights(formats: tuple[str, str], sizes: tuple[int, int, int]) -> Weights:
@@ -142,16 +140,18 @@ def make_weights(formats: tuple[str, str], sizes: tuple[int, int, int]) -> Weigh
     )
 
 
-def make_inputs(sizes: tuple[int, int, int], chosen: int, tokens: int) -> list[tuple[torch.Tensor, ...]]:
-    """Different tokens and choices, so that a few tokens do not find their experts in a cache."""
+def make_inputs(
+    sizes: tuple[int, int, int], layers: int, chosen: int, tokens: int
+) -> list[tuple[torch.Tensor, ...]]:
+    """Different tokens and choices, of one layer's experts after the other, so that they are in no cache."""
     generator = torch.Generator().manual_seed(tokens)
-    sets = []
-    for _ in range(12 if tokens <= 8 else 2):
-        scores = torch.rand(tokens, sizes[0], generator=generator)
+    sets, experts = [], sizes[0] // layers
+    for index in range(max(12, 3 * layers) if tokens <= 8 else max(2, layers)):
+        scores = torch.rand(tokens, experts, generator=generator)
         sets.append(
             (
                 torch.randn(tokens, sizes[1], generator=generator),
-                scores.topk(chosen, dim=1).indices,
+                scores.topk(chosen, dim=1).indices + index % layers * experts,
                 torch.rand(tokens, chosen, generator=generator),
             )
         )
@@ -202,16 +202,22 @@ def run_for(worker: Any, inputs: list[tuple[torch.Tensor, ...]], budget: float) 
     return statistics.median(spent)
 
 
+def peak_kind(expert_tokens: int) -> str:
+    """The arithmetic that so many tokens an expert are multiplied with."""
+    return "bf16" if _cpu.isa() == "amx" and expert_tokens >= 32 else "int8"
+
+
 def measure(
     field_of: list[Contender],
     weights: Weights,
     sizes: tuple[int, int, int],
+    layers: int,
     chosen: int,
     tokens: int,
     rounds: int,
 ) -> tuple[str, ...]:
     """One row: all contenders in turns, and the limits in the same rounds."""
-    inputs = make_inputs(sizes, chosen, tokens)
+    inputs = make_inputs(sizes, layers, chosen, tokens)
     x, indices, routing = inputs[0]
     few = min(tokens, 16)
     wanted = reference(
@@ -227,10 +233,10 @@ def measure(
         contender.worker.prepare(*inputs[0])
         contender.worker.run()
         contender.error = nmse(contender.worker.result()[:few], wanted)
-    bandwidths, peaks = [], []
+    bandwidths, peaks, kind = [], [], peak_kind(tokens * chosen * layers // sizes[0])
     for _ in range(rounds):
         bandwidths.append(ours.bandwidth())
-        peaks.append(_cpu.operations("int8", 0.02))
+        peaks.append(_cpu.operations(kind, 0.02))
         for contender in field_of:
             contender.seconds.append(run_for(contender.worker, inputs, BUDGET))
     touched = statistics.mean(len(torch.unique(i)) for _, i, _ in inputs)
@@ -242,7 +248,7 @@ def measure(
         f"{seconds * 1e3:.2f}",
         f"{moved / seconds / 1e9:.1f}",
         f"{operations / seconds / 1e9:.0f}",
-        f"{share:.0%}",
+        f"{share:.0%} of {statistics.median(bandwidths) / 1e9:.0f} GB/s, {kind} {statistics.median(peaks) / 1e12:.1f}",
     ]
     cells.append(f"{field_of[0].error:.1e}")
     for name in ("llama.cpp", "repacked", "kt-kernel"):
@@ -274,6 +280,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--tokens", default="1,8,64,512")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument(
+        "--memory", type=float, default=2, help="GiB of weights above which fewer experts are made"
+    )
+    parser.add_argument("--layers", type=int, default=1, help="layers of weights, for caches larger than one")
     parser.add_argument("--alone", action="store_true", help="without peers")
     parser.add_argument("--name", default="experts", help="of the result's file")
     options = parser.parse_args(arguments)
@@ -281,7 +291,7 @@ def main(arguments: list[str]) -> int:
         "The routed experts alone",
         f"peers: {versions()}; kt-kernel: LLAMAFILE class, one thread only",
         f"medians of {options.rounds} rounds, {BUDGET} s a contender in each, in turns; ratios are medians of rounds",
-        "the limit: the larger of bytes over bandwidth and operations over the int8 peak, both measured in each round",
+        "the limit: the larger of bytes over bandwidth and operations over the peak (T/s), measured in each round",
         "NMSE against float64 on the same weights and float32 activations; in brackets: times as long as ktc, NMSE",
     )
     titles = ("shape", "format", "threads", "tokens", "ktc, ms", "GB/s", "Gop/s", "of the limit", "NMSE",
@@ -296,7 +306,8 @@ def main(arguments: list[str]) -> int:
                 _cpu.file_bytes(f, *s)
                 for f, s in zip(formats, ((2 * inner, hidden), (hidden, inner)), strict=True)
             )
-            sizes = (max(16, min(count, LARGEST // one)), hidden, inner)
+            experts_of_layer = max(16, min(count, int(options.memory * 2**30) // one))
+            sizes = (options.layers * experts_of_layer, hidden, inner)
             weights = make_weights(formats, sizes)
             for threads in (int(t) for t in options.threads.split(",")):
                 _cpu.set_threads(threads)
@@ -306,8 +317,10 @@ def main(arguments: list[str]) -> int:
                     if c.name == "ktc" or not options.alone
                 ]
                 for tokens in (int(t) for t in options.tokens.split(",")):
-                    cells = measure(field_of, weights, sizes, chosen, tokens, options.rounds)
-                    lines.append((f"{shape} ({sizes[0]} experts)", name, str(threads), str(tokens), *cells))
+                    cells = measure(field_of, weights, sizes, options.layers, chosen, tokens, options.rounds)
+                    lines.append(
+                        (f"{shape} ({experts_of_layer} experts)", name, str(threads), str(tokens), *cells)
+                    )
                     print(*lines[-1], file=sys.stderr)
                 for contender in field_of[1:]:
                     getattr(contender.worker, "close", lambda: None)()

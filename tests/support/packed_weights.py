@@ -108,6 +108,12 @@ def as_bf16(x: torch.Tensor) -> torch.Tensor:
     return x.float().bfloat16().double()
 
 
+def as_cut(weight: torch.Tensor) -> torch.Tensor:
+    """A weight as tiles see it, in float64: a little larger, then cut to bf16 (kCut in tiles.inl.hpp)."""
+    bits = (weight.double() * 1.0028).float().view(torch.int32) & -65536
+    return bits.view(torch.float32).double()
+
+
 def as_int8(x: torch.Tensor) -> torch.Tensor:
     """What the kernels make of float32 activations: codes and scales of blocks of 32, as float64."""
     blocks = x.reshape(*x.shape[:-1], -1, 32)

@@ -14,6 +14,7 @@
 
 #include "isa/isa.hpp"
 #include "kernels/experts/route.hpp"
+#include "kernels/experts/tiles.hpp"
 #include "kernels/linear/activations.hpp"
 #include "kernels/linear/linear.hpp"
 #include "kernels/linear/tables.hpp"
@@ -92,13 +93,9 @@ struct Matrix {
   }
 };
 
-// `tiles`: the activations are rounded for them.
-void multiply(const Matrix& matrix, const LinearCall& call, int64_t tokens, const TileKernels* tiles,
-              uint8_t* panel) {
+void multiply(const Matrix& matrix, const LinearCall& call, int64_t tokens, uint8_t* panel) {
   const int64_t bands = call.rows / kBandRows;
-  if (matrix.integers() && tiles) {
-    tiles->panel[static_cast<int>(matrix.format)](call, 0, bands, 0, tokens, panel);
-  } else if (matrix.integers()) {
+  if (matrix.integers()) {
     integer_kernels().multiply(matrix.format, call, 0, bands, 0, tokens, panel);
   } else {
     float_kernels().multiply[static_cast<int>(matrix.format)](call, 0, bands, 0, tokens);
@@ -111,26 +108,19 @@ struct Step {
   Matrix gate_up, down;
   Route route;
   int64_t tokens, chosen;
-  const TileKernels* tiles;  // null for integers
-  const uint8_t* x;          // what gate_up reads, by token
-  uint8_t* inner;            // what down reads, by choice
+  const uint8_t* x;  // what gate_up reads, by token
+  uint8_t* inner;    // what down reads, by choice
 
   int64_t choices(int64_t active) const { return route.begin[active + 1] - route.begin[active]; }
   // Tokens of one expert, as far as the cost of an item is concerned.
   int64_t mean_tokens() const { return std::max<int64_t>(1, tokens * chosen / route.active); }
-  int64_t run(int64_t count, const Matrix& matrix) const {
-    return run_tokens(count, matrix.record(), tiles ? kTileRunBytes : kRunBytes);
-  }
+  int64_t run(int64_t count, const Matrix& matrix) const { return run_tokens(count, matrix.record()); }
 
   // Gates 32 rows of `count` tokens, [token][gate, up], into the activations that down reads from `out` on.
   void gate_rows(float* values, int64_t count, uint8_t* out) const {
     const int gate = static_cast<int>(experts.gate);
     if (!down.integers()) return kernels.gate_floats[gate](values, count, out, down.record());
-    if (!tiles) return kernels.gate_blocks[gate](values, count, out, down.record());
-    constexpr int64_t pair = 2 * kBlockColumns;
-    kernels.gate_floats[gate](values, count, reinterpret_cast<uint8_t*>(values), pair * 4);
-    for (int64_t i = 0; i < count; ++i)
-      tiles->round(values + i * pair, kBlockColumns, out + i * down.record());
+    kernels.gate_blocks[gate](values, count, out, down.record());
   }
 
   // Items are numbered by NUMA node: each takes its blocks of every expert.
@@ -148,12 +138,11 @@ struct Step {
       if (next != active) call.after = gate_up.band(route.expert[next], from * rows);
     }
     call.x = x;
-    // Of 32 columns: an ActivationBlock takes as much as their bf16 values.
     const int64_t block_bytes = down.integers() ? int64_t{sizeof(ActivationBlock)} : 4 * kBlockColumns;
     for (int64_t first = 0; first < count; first += run) {
       const int64_t here = std::min(run, count - first), choice = route.begin[active] + first;
       call.order = route.token + choice;
-      multiply(gate_up, call, here, tiles, panel);
+      multiply(gate_up, call, here, panel);
       gate_rows(values, here, inner + choice * down.record() + block * block_bytes);
     }
   }
@@ -179,7 +168,7 @@ struct Step {
       for (int64_t first = 0; first < count; first += run) {
         const int64_t here = std::min(run, count - first), choice = route.begin[active] + first;
         call.x = inner + choice * down.record();
-        multiply(down, call, here, tiles, panel);
+        multiply(down, call, here, panel);
         kernels.accumulate(values, here, rows, route.token + choice, route.weight + choice, sums);
       }
     }
@@ -218,16 +207,17 @@ int64_t round_up(int64_t bytes) {
   return (bytes + 63) / 64 * 64;
 }
 
-// What a call keeps in its scratch, one behind the other.
+// What a call keeps in its scratch, one behind the other; on tiles, activations take as much as they need.
 struct Workspace {
-  int64_t route, x, inner;
+  int64_t route, x, inner, tiles;
 
   Workspace(const Experts& e, const Matrix& gate_up, const Matrix& down, int64_t tokens, int64_t chosen)
       : route(round_up(route_bytes(e.count, tokens, chosen))),
         x(gate_up.integers() ? tokens * gate_up.record() : 0),
-        inner(tokens * chosen * down.record()) {}
+        inner(tokens * chosen * down.record()),
+        tiles(experts_on_tiles(e, tokens * chosen) ? experts_tiles_workspace(e, tokens, chosen) : 0) {}
 
-  int64_t bytes() const { return route + x + inner; }
+  int64_t bytes() const { return route + std::max(x + inner, tiles); }
 };
 
 Matrix gate_up_of(const Experts& e) {
@@ -275,14 +265,25 @@ void experts(const Experts& experts, const float* x, const int64_t* indices, con
     const float* from = x + first * experts.hidden;
     const Route route =
         make_route(indices + first * chosen, weights + first * chosen, experts.count, part, chosen, memory);
-    const TileKernels* tiles = tile_kernels(part * chosen / route.active);
+    float* to = y + first * experts.hidden;
+    if (experts_on_tiles(experts, part * chosen / route.active)) {
+      experts_tiles(experts, route, from, part, chosen, to, records);
+      continue;
+    }
     if (gate_up.integers())
-      quantize_activations(from, experts.hidden, part, experts.hidden, records, tiles);
+      quantize_activations(from, experts.hidden, part, experts.hidden, records, nullptr);
     else
       records = const_cast<uint8_t*>(reinterpret_cast<const uint8_t*>(from));
-    const Step step{experts, *kKernels.pick(), gate_up, down,    route,
-                    part,    chosen,           tiles,   records, memory + space.route + space.x};
-    step.run(y + first * experts.hidden);
+    const Step step{experts,
+                    *kKernels.pick(),
+                    gate_up,
+                    down,
+                    route,
+                    part,
+                    chosen,
+                    records,
+                    memory + space.route + space.x};
+    step.run(to);
   }
 }
 

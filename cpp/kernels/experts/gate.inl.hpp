@@ -43,8 +43,8 @@ void gate_floats(const float* values, int64_t tokens, uint8_t* out, int64_t stri
   }
 }
 
-void accumulate(const float* values, int64_t count, int64_t rows, const int32_t* order, const float* weights,
-                float* sums) {
+[[maybe_unused]] void accumulate(const float* values, int64_t count, int64_t rows, const int32_t* order,
+                                 const float* weights, float* sums) {
   for (int64_t i = 0; i < count; ++i) {
     const float* from = values + i * rows;
     float* to = sums + order[i] * rows;

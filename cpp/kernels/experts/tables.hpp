@@ -25,10 +25,25 @@ struct ExpertKernels {
                      const float* weights, float* sums);
 };
 
+// What follows products on tiles (TileCall in linear/tables.hpp).
+struct TileExpertKernels {
+  // The sums [2 bands, 16 tokens, 16 rows] of 32 gate rows and of 32 up rows of a group of tokens become
+  // their tile of the activations of the down matrix. Biases, of 32 rows each, or null.
+  void (*gate[kGates])(const float* gate_sums, const float* up_sums, int tokens, const float* gate_bias,
+                       const float* up_bias, uint8_t* tile);
+  // y[rows] += weight * (sums + bias) for the 32 rows of each of `panels` panels of one token. Sums of
+  // neighbouring panels are `stride` floats apart, their bands 256; panel i has the rows from rows[i] on.
+  void (*add)(const float* sums, int64_t stride, int64_t panels, const int32_t* rows, float weight,
+              const float* bias, float* y);
+};
+
 extern const ExpertKernels expert_kernels_generic;
 #ifdef KTC_X86
 extern const ExpertKernels expert_kernels_avx2;
 extern const ExpertKernels expert_kernels_avx512;
+#endif
+#ifdef KTC_AMX
+extern const TileExpertKernels tile_expert_kernels_amx;
 #endif
 
 }  // namespace ktc::kernels

@@ -59,6 +59,40 @@ struct IntegerKernels {
   }
 };
 
+// Activations as tiles take them: tokens in groups of up to 16, 32 columns of a group a tile of 1 KiB, a
+// token 64 bytes of it in bf16. The tiles of a group follow each other; another one keeps groups from falling
+// into the same sets of the caches.
+inline constexpr int kTileRows = 16;
+inline constexpr int64_t kTileBytes = 1024;
+static constexpr int64_t tile_group_bytes(int64_t columns) {
+  return (columns / 32 + 1) * kTileBytes;
+}
+// How many groups `tokens` tokens make, and how many tokens are in each but the last: about the same number,
+// since a tile takes as long as its rows are many.
+static constexpr int64_t tile_groups(int64_t tokens) {
+  return (tokens + kTileRows - 1) / kTileRows;
+}
+static constexpr int64_t tile_group_tokens(int64_t tokens) {
+  return (tokens + tile_groups(tokens) - 1) / tile_groups(tokens);
+}
+
+// Columns whose products are summed at once: their weights, 32 rows of bf16, stay in L1.
+inline constexpr int kTileDepth = 8;  // tiles
+inline constexpr int64_t kTileWeightBytes = 2 * kTileDepth * kTileBytes;
+
+// The product of some bands of a weight and some groups of tokens.
+struct TileCall {
+  const uint8_t* weight;  // of the first band
+  int64_t band_stride, bands, columns;
+  const uint8_t* x;  // of the first group
+  int64_t groups;
+  int tokens;            // in each group; of the last one, fewer are of use
+  uint8_t* panel;        // kTileWeightBytes of scratch, 64-byte aligned
+  float* sums;           // [bands / 2, groups / 2 (both rounded up), 2 groups, 2 bands, 16 tokens, 16 rows]
+  const uint8_t* after;  // bands that will be read next, to be prefetched, or null
+};
+inline constexpr int64_t kTileSums = 1024;  // of two bands and two groups
+
 // Many tokens on tiles of bf16, where a level has them: weights and activations are rounded to bf16, their
 // products are summed as floats.
 struct TileKernels {
@@ -67,6 +101,10 @@ struct TileKernels {
   // As IntegerKernels::panel, on such records.
   void (*panel[kFormats])(const LinearCall& call, int64_t begin, int64_t end, int64_t first, int64_t last,
                           uint8_t* panel);
+  // The same in larger blocks, from activations that lie in tiles.
+  void (*product[kFormats])(const TileCall& call);
+  // Writes one token to its place in the tiles of its group.
+  void (*place)(const float* x, int64_t columns, uint8_t* tiles);
   // From so many tokens on they are faster than integers.
   int64_t least_tokens;
 };

@@ -8,27 +8,16 @@
 // do, costs 3e-5.
 #pragma once
 
+#include "isa/tiles.inl.hpp"
 #include "kernels/linear/panel.inl.hpp"
 
 namespace ktc::kernels {
 namespace {
 
 constexpr int kTileTokens = 16, kGroupTokens = 2 * kTileTokens;
-constexpr int64_t kTileBytes = 1024;  // 16 rows x 32 columns of bf16: pairs of columns, 16 rows of each
 
-// As the processor reads it: palette 1, then bytes a row and rows of each of the 8 tiles.
-struct alignas(64) TileConfiguration {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t row_bytes[16] = {};
-  uint8_t rows[16] = {};
-
-  void set(int tile, int tile_rows) {
-    rows[tile] = static_cast<uint8_t>(tile_rows);
-    row_bytes[tile] = 64;
-  }
-};
+using isa::load_configuration;
+using isa::TileConfiguration;
 
 // Tiles 0 to 3 are sums [token tile][band], 4 and 5 activations, 6 and 7 weights.
 inline void configure_tiles(int tokens) {
@@ -43,16 +32,7 @@ inline void configure_tiles(int tokens) {
   tiles.set(5, high);
   tiles.set(6, 16);
   tiles.set(7, 16);
-  _tile_loadconfig(&tiles);
-}
-
-// Two vectors of floats as pairs: [a0 b0 a1 b1 ...] in bf16.
-inline __m512i interleave_bf16(vf a, vf b) {
-  alignas(64) static const uint16_t order[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
-                                                 21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
-                                                 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(b, a);
-  return _mm512_permutexvar_epi16(_mm512_load_si512(order), both);
+  load_configuration(tiles);
 }
 
 void round_record(const float* x, int64_t columns, uint8_t* record) {
@@ -60,43 +40,62 @@ void round_record(const float* x, int64_t columns, uint8_t* record) {
     _mm512_storeu_si512(record + 2 * i, (__m512i)_mm512_cvtne2ps_pbh(vload(x + i + 16), vload(x + i)));
 }
 
-// One line of codes, 16 rows x 4 columns, as two lines of pairs.
+// Weights are cut to bf16, not rounded: that takes half of the instructions. Cutting makes them smaller by
+// 0.28 % on average, so the scales are that much larger; the NMSE that is left is 3.1e-6, where rounding has
+// 2.8e-6. A weight that bf16 can hold stays as it is.
+constexpr float kCut = 1.0028f;
+
+// One line of codes, 16 rows x 4 columns, as two lines of pairs: a code in the upper bits of a mantissa is
+// 1 + code / 256, which one multiply-add takes to the weight.
 inline void unpack_line(vb line, vf scale, vf least, uint8_t* out) {
-  const vi byte = _mm512_set1_epi32(0xff);
-  const vf k0 = vfma(vtofloat(_mm512_and_si512(line, byte)), scale, least);
-  const vf k1 = vfma(vtofloat(_mm512_and_si512(_mm512_srli_epi32(line, 8), byte)), scale, least);
-  const vf k2 = vfma(vtofloat(_mm512_and_si512(_mm512_srli_epi32(line, 16), byte)), scale, least);
-  const vf k3 = vfma(vtofloat(_mm512_srli_epi32(line, 24)), scale, least);
-  _mm512_store_si512(out, interleave_bf16(k0, k1));
-  _mm512_store_si512(out + 64, interleave_bf16(k2, k3));
+  const vi one = _mm512_set1_epi32(0x3f800000), place = _mm512_set1_epi32(0x007f8000);
+  const vi high = _mm512_set1_epi32(static_cast<int32_t>(0xffff0000));
+  const auto weight = [&](vi bits) {
+    const vf code = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(bits, place, one, 0xea));  // (a & b) | c
+    return _mm512_castps_si512(vfma(code, scale, least));
+  };
+  const auto pair = [&](vi even, vi odd) {  // a | (b & c)
+    return _mm512_ternarylogic_epi32(_mm512_srli_epi32(even, 16), odd, high, 0xf8);
+  };
+  const vi k0 = weight(_mm512_slli_epi32(line, 15)), k1 = weight(_mm512_slli_epi32(line, 7));
+  const vi k2 = weight(_mm512_srli_epi32(line, 1)), k3 = weight(_mm512_srli_epi32(line, 9));
+  _mm512_store_si512(out, pair(k0, k1));
+  _mm512_store_si512(out + 64, pair(k2, k3));
 }
 
-// Tiles [0, tiles) from `header` on, the start of a chunk, to bf16 tiles `step` bytes apart.
+// Tiles [first, first + tiles) of a chunk of `all` tiles to bf16 tiles `step` bytes apart.
+template <Format kFormat>
+inline void unpack_chunk(const uint8_t* header, int all, int first, int tiles, uint8_t* out, int64_t step) {
+  using T = Traits<kFormat>;
+  constexpr int lines_of_half = 8 / T::halves;
+  const uint8_t* tile = header + header_bytes(T::s.scales, all) + first * tile_bytes(T::s);
+  for (int t = first; t < first + tiles; ++t, tile += tile_bytes(T::s), out += step) {
+    vb lines[8];
+    decode_tile<kFormat>(tile, 0, lines);
+#pragma GCC unroll 2
+    for (int half = 0; half < T::halves; ++half) {
+      const vf scale = tile_scale<T::s.scales>(header, t, half, 0) * vset(256 * kCut);
+      vf least = vzero() - scale;
+      if constexpr (T::min) {
+        least = vfma(tile_min<T::s.scales>(header, all, t, half, 0), vset(kCut), least);
+      } else if constexpr (T::shift >= 0) {
+        least = scale * vset(-1 - static_cast<float>(1 << T::shift) / 256);
+      }
+#pragma GCC unroll 8
+      for (int j = half * lines_of_half; j < (half + 1) * lines_of_half; ++j)
+        unpack_line(lines[j], scale, least, out + 128 * j);
+    }
+  }
+}
+
+// Tiles [0, tiles) from `header` on, the start of a chunk.
 template <Format kFormat>
 inline void unpack_tiles(const uint8_t* header, int64_t tiles, uint8_t* out, int64_t step) {
   using T = Traits<kFormat>;
-  constexpr int lines_of_half = 8 / T::halves;
-  for (int64_t start = 0; start < tiles; start += kChunkTiles) {
-    const int here = static_cast<int>(tiles - start < kChunkTiles ? tiles - start : kChunkTiles);
-    const uint8_t* tile = header + header_bytes(T::s.scales, here);
-    for (int t = 0; t < here; ++t, tile += tile_bytes(T::s), out += step) {
-      vb lines[8];
-      decode_tile<kFormat>(tile, 0, lines);
-#pragma GCC unroll 2
-      for (int half = 0; half < T::halves; ++half) {
-        const vf scale = tile_scale<T::s.scales>(header, t, half, 0);
-        vf least = vzero();
-        if constexpr (T::min) {
-          least = tile_min<T::s.scales>(header, here, t, half, 0);
-        } else if constexpr (T::shift >= 0) {
-          least = scale * vset(-static_cast<float>(1 << T::shift));
-        }
-#pragma GCC unroll 8
-        for (int j = half * lines_of_half; j < (half + 1) * lines_of_half; ++j)
-          unpack_line(lines[j], scale, least, out + 128 * j);
-      }
-    }
-    header = tile;
+  for (; tiles > 0; tiles -= kChunkTiles, out += kChunkTiles * step) {
+    const int here = static_cast<int>(tiles < kChunkTiles ? tiles : kChunkTiles);
+    unpack_chunk<kFormat>(header, here, 0, here, out, step);
+    header += header_bytes(T::s.scales, here) + here * tile_bytes(T::s);
   }
 }
 

@@ -131,6 +131,74 @@ def test_the_result_does_not_depend_on_threads(tokens: int) -> None:
         _cpu.set_threads(before)
 
 
+@pytest.fixture
+def tiles() -> Iterator[None]:
+    """The level amx during the test."""
+    if "amx" not in _cpu.isa_levels():
+        pytest.skip("this machine has no AMX")
+    before = _cpu.isa()
+    _cpu.set_isa("amx")
+    yield
+    _cpu.set_isa(before)
+
+
+ON_TILES = 2e-5
+"""What rounding both sides of both products to bf16 may cost."""
+
+
+@pytest.mark.parametrize("format", [f for f in PACKED if f not in FLOATS])
+def test_tiles_every_format(tiles: None, format: str) -> None:
+    layer = make_layer(format, count=3)
+    for tokens in (64, 101):
+        operands = make_input(layer, tokens)
+        assert nmse(layer(*operands), layer.exact(*operands)) <= ON_TILES, tokens
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_tiles_gates_biases_and_odd_sizes(tiles: None, gate: str) -> None:
+    layer = make_layer("q4_1", "iq4_nl", count=4, hidden=352, inner=416)
+    layer.gate = gate
+    layer.up_bias, layer.down_bias = torch.randn(4, 2 * 416), torch.randn(4, 352)
+    operands = make_input(layer, 150)
+    assert nmse(layer(*operands), layer.exact(*operands)) <= ON_TILES
+
+
+def test_tiles_uneven_routes_and_threads(tiles: None) -> None:
+    """Experts with none, one, a few and hundreds of tokens, more than meet a block of weights at once."""
+    layer = make_layer("q4_k", "q6_k", count=12, hidden=512, inner=768)
+    x, _, weights = make_input(layer, 600, 2)
+    indices = torch.randint(5, 10, (600, 2))
+    indices[:, 0] = 3
+    indices[:20, 1], indices[20, 1] = 4, 0
+    before = _cpu.threads()
+    try:
+        _cpu.set_threads(1)
+        wanted = layer(x, indices, weights)
+        assert nmse(wanted, layer.exact(x, indices, weights)) <= ON_TILES
+        for count in (2, 3, 7, 16):
+            _cpu.set_threads(count)
+            assert torch.equal(layer(x, indices, weights), wanted)
+    finally:
+        _cpu.set_threads(before)
+
+
+def test_tiles_write_everything_and_nothing_else(tiles: None) -> None:
+    layer = make_layer("q8_0", count=2)
+    x, indices, weights = make_input(layer, 70)
+    guarded = torch.full((72, layer.hidden), float("nan"))
+    number = PACKED.index("q8_0")
+    _cpu.experts(
+        0, 2, layer.hidden, layer.down_dense.shape[2], number, layer.up.data_ptr(), 0, number,
+        layer.down.data_ptr(), 0, x.data_ptr(), indices.data_ptr(), weights.data_ptr(), 70, 2,
+        guarded[1].data_ptr(),
+    )  # fmt: skip
+    assert guarded[0].isnan().all() and guarded[-1].isnan().all()
+    assert torch.equal(guarded[1:-1], layer(x, indices, weights))
+    x[4, 7], x[6, 9] = float("nan"), float("inf")
+    y = layer(x, indices, weights)
+    assert not y[[4, 6]].isfinite().any() and y[[0, 1, 2, 3, 5, 7, 8]].isfinite().all()
+
+
 def test_more_tokens_than_a_part() -> None:
     layer = make_layer("q8_0", count=2, hidden=32, inner=32)
     x, indices, weights = make_input(layer, PART_TOKENS + 5, 1)
