@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from ktc.backends.cpu.experts import GATES, PART_TOKENS
