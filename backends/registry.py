@@ -68,7 +68,8 @@ class Kernel:
         workspace: most bytes that one call needs beside operands and results, charged by `plan_memory`; None for
             none. It is given the dialect's node (before `lower`), whose example values have symbolic sizes: compute
             with those as they are, without `int(...)`, and the plan puts its own sizes in their place.
-        cache_dtypes: dtypes of the key/value caches that it reads and writes; of interest only where its op does.
+        cache_dtypes: key/value caches that it reads and writes, names of `ktc.dialect.cache_formats.DTYPES`; of
+            interest only where its op does.
     """
 
     name: str

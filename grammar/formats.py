@@ -19,4 +19,4 @@ CACHES: Mapping[str, Mapping[str, str]] = {
 }
 """Kinds of KV cache and the type of each of their options."""
 
-CACHE_DTYPES = ("f32", "f16", "bf16")
+CACHE_DTYPES = ("f32", "f16", "bf16", "q8_0")

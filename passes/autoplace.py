@@ -25,6 +25,7 @@ from ktc.passes.plan_memory import MemoryPlan, activations, step_sizes
 from ktc.passes.preview import Preview, preview
 from ktc.passes.sizes import size_words
 
+from ktc.dialect.cache_formats import row_bytes
 from ktc.dialect.spec import spec_of
 from ktc.weights.formats import FORMATS, nbytes
 
@@ -158,8 +159,8 @@ def _cache_bytes(ahead: Preview, context: Context) -> dict[str, int]:
                 site = str(node.meta.get("site", ""))
                 choice = cache_of(site, context)
                 blocks = -(-choice.tokens // context.block_size)
-                size = blocks * context.block_size * spec.heads * (spec.key_dim + spec.value_dim)
-                found[site] = size * choice.dtype.itemsize
+                entry = row_bytes(spec.key_dim, choice.dtype) + row_bytes(spec.value_dim, choice.dtype)
+                found[site] = blocks * context.block_size * spec.heads * entry
     return found
 
 

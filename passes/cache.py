@@ -10,7 +10,9 @@ from ktc.grammar.values import Call, Symbol
 from ktc.passes.bind import show
 from ktc.passes.context import Context, Write
 
-DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+from ktc.dialect.cache_formats import Q8_0
+
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "q8_0": Q8_0}
 DEFAULT_TOKENS = 4096
 KINDS = ("paged", "contiguous")
 """`contiguous` is the paged cache with blocks in order; both name the same kernels today."""
@@ -18,7 +20,7 @@ KINDS = ("paged", "contiguous")
 
 @dataclass(frozen=True)
 class CacheChoice:
-    """The cache of one attention module: `tokens` over all sequences, element dtype, and who decided."""
+    """The cache of one attention module: `tokens` over all sequences, dtype of its tensors, and who decided."""
 
     tokens: int
     dtype: torch.dtype

@@ -9,6 +9,7 @@ from ktc.grammar.tree import Name, Phase
 from ktc.passes.context import Context
 
 from ktc.capture.captured import attribute
+from ktc.dialect.cache_formats import name_of
 from ktc.runtime.placement import CacheEntry, PhaseEntry, Placement, WeightEntry
 
 
@@ -26,7 +27,7 @@ def emit(context: Context) -> Placement:
     caches = tuple(
         CacheEntry(
             spec.layer, spec.key, spec.value, spec.heads, spec.key_dim, spec.value_dim, spec.window,
-            str(memory.cache_dtypes[spec.key]).replace("torch.", ""), memory.cache_devices[spec.key],
+            name_of(memory.cache_dtypes[spec.key]), memory.cache_devices[spec.key],
         )
         for spec in context.caches
     )  # fmt: skip

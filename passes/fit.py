@@ -9,7 +9,9 @@ import torch.fx as fx
 from ktc.backends.registry import Kernel
 from ktc.passes.cache import cache_of
 from ktc.passes.context import Context, DeviceSpec, WeightPlan
+from ktc.passes.ops import arguments
 
+from ktc.dialect.cache_formats import name_of, row_length
 from ktc.dialect.spec import spec_of
 
 ISA_LEVELS = ("generic", "avx2", "avx512", "avx512vnni", "amx")
@@ -46,9 +48,18 @@ def misfit(
             return f"it computes in {', '.join(sorted(kernel.dtypes))}, not {dtype}"
     spec = spec_of(node.target)
     if spec is not None and spec.caches is not None:
-        dtype = str(cache_of(str(node.meta.get("site", "")), context).dtype).replace("torch.", "")
-        if dtype not in kernel.cache_dtypes:
-            return f"it caches in {', '.join(sorted(kernel.cache_dtypes))}, not {dtype}"
+        chosen = cache_of(str(node.meta.get("site", "")), context).dtype
+        if name_of(chosen) not in kernel.cache_dtypes:
+            return f"it caches in {', '.join(sorted(kernel.cache_dtypes))}, not {name_of(chosen)}"
+        try:
+            values = {
+                name: item.meta["val"] if isinstance(item, fx.Node) else item
+                for name, item in arguments(node).items()
+            }  # fmt: skip
+            for dim in spec.caches(values)[1:]:
+                row_length(dim, chosen)
+        except ValueError as error:
+            return str(error)
     missing = phases - kernel.phases
     if missing:
         return f"it does not serve the {' and '.join(sorted(missing))} phase"

@@ -107,9 +107,13 @@ class Lower:
             if reason is None:
                 return Choice(kernel, {}, None)
             reasons.append(f"{kernel.name}: {reason}")
-        write = context.attribute(next(iter(sites_of(node)), ""), "place")
+        spec, site = spec_of(node.target), next(iter(sites_of(node)), "")
+        asked = ("place", "cache") if spec is not None and spec.caches is not None else ("place",)
+        writes = [write for name in asked if (write := context.attribute(site, name)) is not None]
         message = f"no kernel can run {op} of `{node.meta.get('site', node.name)}` on `{place}`"
-        problems.append(Diagnostic("KT402", message, (Label(write.span),) if write else (), tuple(reasons)))
+        problems.append(
+            Diagnostic("KT402", message, tuple(Label(write.span) for write in writes), tuple(reasons))
+        )
         return None
 
     def _named(

@@ -20,6 +20,8 @@ from ktc.passes.lower import place_of
 from ktc.passes.ops import op_name
 from ktc.passes.sizes import Sizes, size_words
 
+from ktc.dialect.cache_formats import row_bytes
+
 VIEWS = frozenset({
     "Tensor.view", "Tensor.reshape", "Tensor.transpose", "Tensor.permute", "Tensor.unsqueeze", "Tensor.squeeze",
     "Tensor.expand", "operator.getitem", "kt.split", "torch.unsqueeze", "torch.transpose", "Tensor.contiguous",
@@ -104,7 +106,7 @@ class PlanMemory:
             for name, dim in ((spec.key, spec.key_dim), (spec.value, spec.value_dim)):
                 plan.cache_dtypes[name] = choice.dtype
                 plan.cache_devices[name] = devices.get(name, context.io_device)
-                entry = spec.heads * dim * choice.dtype.itemsize
+                entry = spec.heads * row_bytes(dim, choice.dtype)
                 plan.token_bytes += entry
                 plan.devices[plan.cache_devices[name]].cache += blocks * context.block_size * entry
 

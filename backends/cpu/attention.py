@@ -11,8 +11,10 @@ import torch.fx as fx
 from ktc.backends.cpu.library import OperandError, arguments, define, refuse, register_plain, shape_of, vector
 
 from ktc import _cpu
+from ktc.dialect.cache_formats import DTYPES, Q8_0, row_length
 
-CACHE_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+CACHE_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, Q8_0: 3}
+"""Numbers of the formats of caches by the dtype of their tensors."""
 DEPTH_STEP = 16
 """Head depths are multiples of this."""
 MOST_GROUPED = 96
@@ -31,7 +33,7 @@ def attention(
     seq_starts: torch.Tensor, context_lens: torch.Tensor, block_tables: torch.Tensor, slots: torch.Tensor,
     scale: float, window: int = 0, softcap: float = 0.0, sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """kt.attention for float32 q, k, v and caches of float32, float16 or bfloat16 -> [1, T, H, Dv].
+    """kt.attention for float32 q, k, v and caches of float32, float16, bfloat16 or q8_0 -> [1, T, H, Dv].
 
     Raises:
         OperandError: dtypes or shapes that do not fit; sequences, blocks or slots outside the caches.
@@ -81,16 +83,19 @@ def _heads(name: str, x: torch.Tensor) -> torch.Tensor:
 
 
 def _cache(name: str, cache: torch.Tensor, kv_heads: int, depth: int) -> torch.Size:
+    return check_cache("attention", name, cache, kv_heads, depth)
+
+
+def check_cache(op: str, name: str, cache: torch.Tensor, kv_heads: int, depth: int) -> torch.Size:
+    """The shape of a cache for rows of `depth` elements. Raises OperandError for any other tensor."""
     shape = cache.shape
-    if (
-        cache.dtype not in CACHE_TYPES
-        or len(shape) != 4
-        or shape[1] != kv_heads
-        or shape[3] != depth
-        or not cache.is_contiguous()
-    ):
-        wanted = f"contiguous float32, float16 or bfloat16 [blocks, {kv_heads}, block_size, {depth}]"
-        raise refuse("attention", name, cache, wanted)
+    fits = len(shape) == 4 and shape[1] == kv_heads and cache.is_contiguous()
+    try:
+        if cache.dtype not in CACHE_TYPES or not fits or shape[3] != row_length(depth, cache.dtype):
+            wanted = f"contiguous {', '.join(DTYPES)} [blocks, {kv_heads}, block_size, {depth}]"
+            raise refuse(op, name, cache, wanted)
+    except ValueError as error:
+        raise refuse(op, name, cache, str(error)) from error
     return shape
 
 
@@ -137,4 +142,5 @@ register_plain(
         "scale", "window", "softcap", "sinks",
     ),
     misfit,
+    cache_dtypes=frozenset(DTYPES),
 )  # fmt: skip

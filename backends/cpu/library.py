@@ -92,6 +92,7 @@ def register_plain(
     op: torch._ops.OpOverload,
     operands: tuple[str, ...],
     supports: Callable[[fx.Node], str | None] = lambda node: None,
+    cache_dtypes: frozenset[str] = frozenset(),
 ) -> None:
     """Registers the kernel `cpu.name` of `kt.name` without packed weights: `op` with these arguments."""
 
@@ -109,5 +110,6 @@ def register_plain(
             lower=lower,
             rank=10,
             supports=supports,
+            cache_dtypes=cache_dtypes,
         )
     )

@@ -20,12 +20,13 @@ from typing import Any
 import torch
 import torch.fx as fx
 from ktc.backends.cpu import packed, packed_matrices
-from ktc.backends.cpu.attention import CACHE_TYPES
+from ktc.backends.cpu.attention import CACHE_TYPES, check_cache
 from ktc.backends.cpu.library import OperandError, arguments, define, insert, refuse, shape_of
 from ktc.backends.cpu.mla_expand import heads
 from ktc.backends.registry import Kernel, Option, Weight, register
 
 from ktc import _cpu
+from ktc.dialect.cache_formats import DTYPES
 
 FORMS = ("auto", "absorbed", "expanded")
 OPERANDS = (
@@ -68,8 +69,8 @@ def mla_attention(
     if latent.stride(2) != 1:
         latent = latent.contiguous()
     depth = latent.shape[2]
-    blocks, _, block_size, _ = _cache("key_cache", key_cache, depth)
-    if _cache("value_cache", value_cache, rope)[::2] != (blocks, block_size):
+    blocks, _, block_size, _ = check_cache("mla_attention", "key_cache", key_cache, 1, depth)
+    if check_cache("mla_attention", "value_cache", value_cache, 1, rope)[::2] != (blocks, block_size):
         wanted = f"of {blocks} blocks of {block_size}, as `key_cache` is"
         raise refuse("mla_attention", "value_cache", value_cache, wanted)
     check = packed_matrices.check
@@ -99,15 +100,6 @@ def mla_attention(
     except ValueError as error:
         raise OperandError(f"kt_cpu.{error}") from error
     return out
-
-
-def _cache(name: str, cache: torch.Tensor, depth: int) -> torch.Size:
-    shape = cache.shape
-    fits = len(shape) == 4 and shape[1] == 1 and shape[3] == depth and cache.is_contiguous()
-    if cache.dtype not in CACHE_TYPES or not fits:
-        wanted = f"contiguous float32, float16 or bfloat16 [blocks, 1, block_size, {depth}]"
-        raise refuse("mla_attention", name, cache, wanted)
-    return shape
 
 
 def _integers(name: str, x: torch.Tensor) -> torch.Tensor:
@@ -178,5 +170,6 @@ register(
         supports=supports,
         layout=packed_matrices.LAYOUT,
         workspace=workspace,
+        cache_dtypes=frozenset(DTYPES),
     )
 )

@@ -13,6 +13,7 @@ from ktc.backends.torch.library import DTYPES, HARDWARE, define
 from ktc.backends.torch.pieces import context_of, entry_bytes, pieces, score_bytes
 
 from ktc.dialect.attention import fake, reference
+from ktc.dialect.cache_formats import DTYPES as CACHES
 
 OPERANDS = (
     "q", "k", "v", "key_cache", "value_cache", "seq_starts", "context_lens", "block_tables", "slots", "scale",
@@ -68,5 +69,6 @@ register(
         dtypes=DTYPES,
         rank=0,
         workspace=workspace,
+        cache_dtypes=frozenset(CACHES),
     )
 )

@@ -18,6 +18,7 @@ from ktc.backends.torch.dequantize import FORMATS_READ
 from ktc.backends.torch.library import DTYPES, HARDWARE, define
 from ktc.backends.torch.pieces import context_of, entry_bytes, pieces, score_bytes
 
+from ktc.dialect.cache_formats import DTYPES as CACHES
 from ktc.dialect.mla_attention import reference
 
 OPERANDS = (
@@ -105,5 +106,6 @@ register(
         supports=supports,
         layout=file_layout.LAYOUT,
         workspace=workspace,
+        cache_dtypes=frozenset(CACHES),
     )
 )

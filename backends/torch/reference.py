@@ -14,6 +14,7 @@ from ktc.backends.torch.library import DTYPES, HARDWARE
 from ktc.backends.torch.pieces import SCORE_COPIES, context_of, entry_bytes
 
 from ktc.dialect import ops
+from ktc.dialect.cache_formats import DTYPES as CACHES
 from ktc.weights.formats import FORMATS
 
 UNLOWERED = frozenset({"kt.transfer", "kt.split", "kt.concat"})
@@ -73,5 +74,6 @@ for _spec in ops().values():
                 dtypes=DTYPES,
                 rank=-1,
                 workspace=_WORKSPACE.get(_spec.name),
+                cache_dtypes=frozenset(CACHES),
             )
         )

@@ -114,8 +114,8 @@ void bind_latent(nb::module_& m) {
         a.k_rope_token = k_rope_token;
         a.w_key = weights_of(w_key, key_format);
         a.w_value = weights_of(w_value, value_format);
-        a.latents = {pointer<uint8_t>(latents), kind_of<CacheType>(latents_type, 3, "cache type")};
-        a.rotated = {pointer<uint8_t>(rotated), kind_of<CacheType>(rotated_type, 3, "cache type")};
+        a.latents = {pointer<uint8_t>(latents), kind_of<CacheType>(latents_type, kCacheTypes, "cache type")};
+        a.rotated = {pointer<uint8_t>(rotated), kind_of<CacheType>(rotated_type, kCacheTypes, "cache type")};
         a.heads = heads;
         a.tokens = tokens;
         a.nope = nope;
@@ -146,7 +146,7 @@ void bind_latent(nb::module_& m) {
       nb::arg("table_columns"), nb::arg("slots"), nb::arg("scale"), nb::arg("form"), nb::arg("out"),
       Release(),
       "kt.mla_attention: writes latents and rotated keys into the caches (types 0 float32, 1 float16,\n"
-      "2 bfloat16), then attends; form 0 chooses, 1 absorbs, 2 expands.\n\n"
+      "2 bfloat16, 3 q8_0), then attends; form 0 chooses, 1 absorbs, 2 expands.\n\n"
       "Raises:\n    ValueError: sizes without a kernel; sequences, blocks or slots outside the caches.");
   m.def("latent_workspace", &latent_workspace, nb::arg("heads"), nb::arg("nope"), nb::arg("rope"),
         nb::arg("depth"), nb::arg("value_depth"), "Most bytes of scratch that latent_attention takes.");

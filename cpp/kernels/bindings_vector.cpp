@@ -24,7 +24,8 @@ Rows rows(uint64_t address, int64_t outer, int64_t inner) {
 }
 
 CacheType cache_type(int number) {
-  if (number < 0 || number > 2) throw std::invalid_argument("no such cache type: " + std::to_string(number));
+  if (number < 0 || number >= kCacheTypes)
+    throw std::invalid_argument("no such cache type: " + std::to_string(number));
   return static_cast<CacheType>(number);
 }
 
@@ -146,7 +147,7 @@ void bind_attention(nb::module_& m) {
       nb::arg("seq_starts"), nb::arg("context_lens"), nb::arg("block_tables"), nb::arg("sequences"),
       nb::arg("table_columns"), nb::arg("slots"), nb::arg("scale"), nb::arg("window"), nb::arg("softcap"),
       nb::arg("sinks"), nb::arg("out"), Release(),
-      "kt.attention: writes k and v into the caches (types 0 float32, 1 float16, 2 bfloat16), then "
+      "kt.attention: writes k and v into the caches (types 0 float32, 1 float16, 2 bfloat16, 3 q8_0), then "
       "attends.\n\n"
       "Raises:\n    ValueError: sequences, blocks or slots outside the caches.");
 }

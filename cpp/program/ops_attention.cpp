@@ -1,4 +1,5 @@
 // Attention over the paged cache: with a key head for several query heads, and latent.
+#include <algorithm>
 #include <stdexcept>
 
 #include "kernels/attention/attention.hpp"
@@ -16,8 +17,10 @@ kernels::CacheType cache_type(const char* name, const Tensor& cache) {
       return kernels::CacheType::f16;
     case Type::bf16:
       return kernels::CacheType::bf16;
+    case Type::u8:
+      return kernels::CacheType::q8_0;
     default:
-      refuse(name, cache, "float32, float16 or bfloat16");
+      refuse(name, cache, "float32, float16, bfloat16 or q8_0 as uint8");
   }
 }
 
@@ -46,9 +49,12 @@ struct Paged {
         slots(o[first + 5]) {
     for (const Tensor* cache : {&keys, &values}) {
       const bool key = cache == &keys;
+      const char* name = key ? "key_cache" : "value_cache";
+      const kernels::CacheType type = cache_type(name, *cache);
+      const int64_t row = kernels::slab_bytes(type, 1, key ? depth : value_depth);
       require(cache->rank() == 4 && cache->contiguous() && cache->size(1) == heads &&
-                  cache->size(3) == (key ? depth : value_depth),
-              key ? "key_cache" : "value_cache", *cache, "contiguous [blocks, kv heads, block size, depth]");
+                  cache->size(3) * item_bytes(cache->type) == row,
+              name, *cache, "contiguous [blocks, kv heads, block size, depth]");
     }
     blocks = keys.size(0);
     block_size = keys.size(2);
@@ -79,11 +85,20 @@ struct Paged {
     call.slots = slots.data<const int64_t>();
   }
 
-  // Cached positions that a step reads at most once each; the counters count keys and values once a step.
-  double cached() const {
-    double positions = 0;
-    for (int64_t i = 0; i < sequences; ++i) positions += lens.data<const int32_t>()[i];
-    return positions;
+  // What a step does, for the counters: calls visit(new tokens, cached positions in reach, pairs of a query
+  // and a position it sees) for every sequence. A window of 0 has no end.
+  template <typename Visit>
+  void count(int64_t window, const Visit& visit) const {
+    for (int64_t i = 0; i < sequences; ++i) {
+      const int32_t* start = starts.data<const int32_t>() + i;
+      const int64_t fresh = start[1] - start[0], length = lens.data<const int32_t>()[i];
+      const int64_t before = length - fresh;
+      // The first `whole` of the new tokens see everything before them.
+      const int64_t whole = window > 0 ? std::clamp<int64_t>(window - before, 0, fresh) : fresh;
+      const int64_t reach = window > 0 ? std::min(length, window + fresh - 1) : length;
+      visit(static_cast<double>(fresh), static_cast<double>(reach),
+            static_cast<double>(whole * before + whole * (whole + 1) / 2 + (fresh - whole) * window));
+    }
   }
 };
 
@@ -117,11 +132,20 @@ Step make_attention(const std::vector<Call>& calls) {
   a.softcap = static_cast<float>(calls[0].floats[1]);
   Work work;
   work.bytes = 4.0 * static_cast<double>(q.elements() + k.elements() + v.elements() + out.elements());
-  const double cached_bytes = static_cast<double>(a.kv_heads * a.depth * item_bytes(paged.keys.type) +
-                                                  a.kv_heads * a.value_depth * item_bytes(paged.values.type));
+  const double cached_bytes =
+      static_cast<double>(a.kv_heads * (kernels::slab_bytes(a.keys.type, 1, a.depth) +
+                                        kernels::slab_bytes(a.values.type, 1, a.value_depth)));
   Step step;
   step.work = work;
-  step.more = [=] { return Work{cached_bytes * paged.cached(), 0}; };
+  const double pair = 2.0 * static_cast<double>(a.heads * (a.depth + a.value_depth));
+  step.more = [=, window = a.window] {
+    Work more;
+    paged.count(window, [&](double, double reach, double pairs) {
+      more.bytes += cached_bytes * reach;
+      more.operations += pair * pairs;
+    });
+    return more;
+  };
   step.run = [=] {
     kernels::Attention now = a;
     now.q = heads(q);
@@ -230,9 +254,19 @@ Step make_latent_attention(const std::vector<Call>& calls) {
   Step step;
   step.work.bytes = static_cast<double>(o[4].elements() + o[5].elements()) +
                     4.0 * static_cast<double>(nope.elements() + rope.elements() + out.elements());
-  const double cached_bytes =
-      static_cast<double>(a.depth * item_bytes(paged.keys.type) + a.rope * item_bytes(paged.values.type));
-  step.more = [=] { return Work{cached_bytes * paged.cached(), 0}; };
+  const double cached_bytes = static_cast<double>(kernels::slab_bytes(a.latents.type, 1, a.depth) +
+                                                  kernels::slab_bytes(a.rotated.type, 1, a.rope));
+  step.more = [=] {  // of the form that takes fewer operations
+    const auto heads = static_cast<double>(2 * a.heads), depth = static_cast<double>(a.depth);
+    const auto made = static_cast<double>(a.nope + a.value_depth), rope = static_cast<double>(a.rope);
+    Work more;
+    paged.count(0, [&](double fresh, double reach, double pairs) {
+      more.bytes += cached_bytes * reach;
+      more.operations += heads * std::min(pairs * (2 * depth + rope) + fresh * depth * made,
+                                          pairs * (made + rope) + reach * depth * made);
+    });
+    return more;
+  };
   step.run = [=] {
     kernels::LatentAttention now = a;
     now.q_nope = heads(nope);

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ktc.dialect import cache_formats
 from ktc.dialect.cost import nbytes
 from ktc.dialect.spec import Cost, Effects, define
 
@@ -30,8 +31,8 @@ def reference(
 
     Args:
         q: [1, H, T, D], any strides; k: [1, Hk, T, D]; v: [1, Hk, T, Dv]; H a multiple of Hk.
-        key_cache, value_cache: [blocks, Hk, block_size, D] and [..., Dv], any float dtype. The step's own k
-            and v are read back from the cache, hence rounded to its dtype.
+        key_cache, value_cache: [blocks, Hk, block_size, D] and [..., Dv] of any float dtype, or q8_0 as
+            `cache_formats` has it. The step's own k and v are read back from the cache, hence rounded as it is.
         seq_starts: int32[B+1], token range of each sequence in T; ranges may be empty.
         context_lens: int32[B], cached tokens of each sequence after this step, so token j of a sequence with
             n new tokens has position `context_len - n + j`.
@@ -47,8 +48,8 @@ def reference(
     """
     block_size = key_cache.shape[2]
     blocks, offsets = slots // block_size, slots % block_size
-    key_cache[blocks, :, offsets] = k[0].transpose(0, 1).to(key_cache.dtype)
-    value_cache[blocks, :, offsets] = v[0].transpose(0, 1).to(value_cache.dtype)
+    cache_formats.write(key_cache, blocks, offsets, k[0].transpose(0, 1))
+    cache_formats.write(value_cache, blocks, offsets, v[0].transpose(0, 1))
 
     heads, tokens, kv_heads = q.shape[1], q.shape[2], k.shape[1]
     out = q.new_zeros((1, tokens, heads, v.shape[3]))
@@ -62,8 +63,8 @@ def reference(
         first = max(0, context - new - window + 1) if window else 0
         first -= first % block_size
         table = block_tables[sequence, first // block_size : -(-context // block_size)].long()
-        keys = gather(key_cache, table, context - first)
-        values = gather(value_cache, table, context - first)
+        keys = cache_formats.gather(key_cache, table, context - first)
+        values = cache_formats.gather(value_cache, table, context - first)
 
         query = q[0, :, begin:end].float().reshape(kv_heads, heads // kv_heads * new, -1)
         scores = (query @ keys.transpose(1, 2)).view(heads, new, context - first) * scale
@@ -81,11 +82,6 @@ def reference(
         mixed = weights.reshape(kv_heads, heads // kv_heads * new, -1) @ values
         out[0, begin:end] = mixed.view(heads, new, -1).transpose(0, 1).to(out.dtype)
     return out
-
-
-def gather(cache: torch.Tensor, table: torch.Tensor, length: int) -> torch.Tensor:
-    """Blocks `table` of a cache as [Hk, length, D] float32."""
-    return cache[table].transpose(0, 1).flatten(1, 2)[:, :length].float()
 
 
 def fake(

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ktc.dialect.attention import gather
+from ktc.dialect import cache_formats
 from ktc.dialect.cost import nbytes
 from ktc.dialect.spec import Cost, Effects, define
 
@@ -38,7 +38,8 @@ def reference(
         latent: [1, T, L], normalised; k_rope: [1, 1, T, R], rotated.
         w_key: [H, L, N], w_value: [H, V, L]: what expands a latent to each head's key and value.
         key_cache: [blocks, 1, block_size, L], holds latents; value_cache: [..., R], holds rotated keys; any
-            float dtype. The step's own entries are read back from the cache, hence rounded to its dtype.
+            float dtype, or q8_0 as `cache_formats` has it. The step's own entries are read back from the cache,
+            hence rounded as it is.
         seq_starts, context_lens, block_tables, slots, scale: as in kt.attention.
 
     Returns:
@@ -46,8 +47,8 @@ def reference(
     """
     block_size = key_cache.shape[2]
     blocks, offsets = slots // block_size, slots % block_size
-    key_cache[blocks, 0, offsets] = latent[0].to(key_cache.dtype)
-    value_cache[blocks, 0, offsets] = k_rope[0, 0].to(value_cache.dtype)
+    cache_formats.write(key_cache, blocks, offsets, latent[0][:, None])
+    cache_formats.write(value_cache, blocks, offsets, k_rope[0, 0][:, None])
 
     heads, tokens = q_nope.shape[1:3]
     out = q_nope.new_zeros((1, tokens, heads, w_value.shape[1]))
@@ -58,8 +59,8 @@ def reference(
         if new == 0:
             continue
         table = block_tables[sequence, : -(-context // block_size)].long()
-        latents = gather(key_cache, table, context)[0]
-        rotated = gather(value_cache, table, context)[0]
+        latents = cache_formats.gather(key_cache, table, context)[0]
+        rotated = cache_formats.gather(value_cache, table, context)[0]
         query = q_nope[0, :, begin:end].float() @ w_key.float().transpose(1, 2)
         scores = (query @ latents.T + q_rope[0, :, begin:end].float() @ rotated.T) * scale
         positions = torch.arange(context - new, context, device=q_nope.device)[:, None]

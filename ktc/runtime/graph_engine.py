@@ -11,6 +11,7 @@ import torch.fx as fx
 
 from ktc import _cpu
 from ktc.backends.registry import Weight, kernels
+from ktc.dialect.cache_formats import DTYPES
 from ktc.errors import ArtifactError
 from ktc.events import EventStream
 from ktc.grammar.evaluate import applies
@@ -19,7 +20,7 @@ from ktc.grammar.parser import parse_expression
 from ktc.runtime.kv import KvPool
 from ktc.runtime.load import StoredWeight, load_weights
 from ktc.runtime.packed import PackedWeights
-from ktc.runtime.placement import DTYPES, PhaseEntry, Placement
+from ktc.runtime.placement import PhaseEntry, Placement
 from ktc.runtime.program import Program
 from ktc.runtime.step import Step
 from ktc.weights.source import WeightSource

@@ -8,10 +8,9 @@ from typing import Protocol
 
 import torch
 
+from ktc.dialect.cache_formats import DTYPES, row_bytes, row_length
 from ktc.runtime.blocks import BlockAllocator, BlockCopy
 from ktc.runtime.errors import UnsupportedCallError
-
-KV_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class CacheLayout(Protocol):
@@ -33,7 +32,7 @@ class CacheLayout(Protocol):
 
 def block_bytes(cache: CacheLayout, block_size: int, dtype: torch.dtype) -> int:
     """Bytes of one block of one layer, keys and values."""
-    return cache.heads * block_size * (cache.key_dim + cache.value_dim) * dtype.itemsize
+    return cache.heads * block_size * (row_bytes(cache.key_dim, dtype) + row_bytes(cache.value_dim, dtype))
 
 
 def blocks_for(tokens: int, block_size: int) -> int:
@@ -45,13 +44,14 @@ class KvPool:
     """Cache tensors of a model and the allocator of their blocks.
 
     A layer has `key` [num_blocks, heads, block_size, key_dim] and `value` [num_blocks, heads, block_size,
-    value_dim]. They start as zeros (never uninitialised memory: attention masks scores, and 0 · NaN is NaN).
+    value_dim]; rows of q8_0 are longer, see `ktc.dialect.cache_formats`. They start as zeros (never
+    uninitialised memory: attention masks scores, and 0 · NaN is NaN).
 
     Args:
         caches: one layout a layer, as capture gives them.
         num_blocks: blocks of the pool, the same in every layer.
         block_size: tokens a block.
-        dtype: float32, float16 or bfloat16; or a mapping from the name of a cache tensor.
+        dtype: float32, float16, bfloat16, or uint8 for q8_0; or a mapping from the name of a cache tensor.
         devices: a device for all layers, or a mapping from the name of a cache tensor to its device.
     """
 
@@ -71,12 +71,16 @@ class KvPool:
         for cache in self.caches:
             for name, dim in ((cache.key, cache.key_dim), (cache.value, cache.value_dim)):
                 kind = dtype[name] if isinstance(dtype, Mapping) else dtype
-                if kind not in KV_DTYPES:
+                if kind not in DTYPES.values():
                     raise UnsupportedCallError(
-                        f"KV cache {name!r} cannot be {kind}; `cache paged(dtype = …)` takes f32, f16, bf16"
+                        f"KV cache {name!r} cannot be {kind}; `cache paged(dtype = …)` takes f32, f16, bf16, q8_0"
                     )
+                try:
+                    length = row_length(dim, kind)
+                except ValueError as error:
+                    raise UnsupportedCallError(f"KV cache {name!r}: {error}") from error
                 device = devices[name] if isinstance(devices, Mapping) else devices
-                shape = (num_blocks, cache.heads, block_size, dim)
+                shape = (num_blocks, cache.heads, block_size, length)
                 self.tensors[name] = torch.zeros(shape, dtype=kind, device=device)
 
     def __repr__(self) -> str:

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 import torch.fx as fx
 
+from ktc.dialect.cache_formats import DTYPES
 from ktc.errors import ArtifactError, WeightError
 from ktc.runtime.assembly import Assembly
 from ktc.runtime.graph_json import from_json, to_json
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)

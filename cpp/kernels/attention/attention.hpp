@@ -40,6 +40,9 @@ struct Attention {
 // cache.
 void check_attention(const Attention& a);
 
+// The part of it that is about one cache.
+void check_cache(const char* op, CacheType type, int64_t depth);
+
 // The part of it that is about sequences, blocks and slots; `op` begins the message.
 void check_step(const char* op, const Attention& a);
 

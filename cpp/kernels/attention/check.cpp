@@ -51,10 +51,20 @@ void check_attention(const Attention& a) {
     refuse("head depths must be multiples of 16 up to 4096, not " + std::to_string(a.depth) + " and " +
            std::to_string(a.value_depth));
   }
+  check_cache("attention", a.keys.type, a.depth);
+  check_cache("attention", a.values.type, a.value_depth);
   if (a.heads / a.kv_heads > kAttentionRows) {
     refuse("at most " + std::to_string(kAttentionRows) + " query heads may share a key head");
   }
   check_step("attention", a);
+}
+
+void check_cache(const char* op, CacheType type, int64_t depth) {
+  if (type == CacheType::q8_0 && depth % kCacheGroup) {
+    refuse("a q8_0 cache takes rows of a multiple of " + std::to_string(kCacheGroup) + " elements, not " +
+               std::to_string(depth),
+           op);
+  }
 }
 
 void check_step(const char* op, const Attention& a) {

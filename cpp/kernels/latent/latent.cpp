@@ -95,6 +95,8 @@ void check_latent_attention(const LatentAttention& a) {
   check_depth("the depth of `q_nope`", a.nope, 32);
   check_depth("the depth of `q_rope`", a.rope, 16);
   check_depth("the depth of the values", a.value_depth, 16);
+  check_cache("mla_attention", a.latents.type, a.depth);
+  check_cache("mla_attention", a.rotated.type, a.rope);
   check_shape(a.w_key.format, a.depth, a.nope);
   check_shape(a.w_value.format, a.value_depth, a.depth);
   for (const HeadWeights* weight : {&a.w_key, &a.w_value}) {

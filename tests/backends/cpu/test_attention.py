@@ -11,6 +11,17 @@ from ktc.backends.cpu.library import OperandError
 from support.packed_weights import nmse
 
 import ktc.dialect  # noqa: F401  registers kt.attention
+from ktc.dialect.cache_formats import Q8_0, quantize, row_length, write
+
+CACHES = [torch.float32, torch.float16, torch.bfloat16, Q8_0]
+
+
+def cache(blocks: int, heads: int, size: int, depth: int, dtype: torch.dtype) -> torch.Tensor:
+    """A cache full of random rows."""
+    made = torch.zeros(blocks, heads, size, row_length(depth, dtype), dtype=dtype)
+    places = torch.arange(blocks * size)
+    write(made, places // size, places % size, torch.randn(blocks * size, heads, depth))
+    return made
 
 
 def step(
@@ -31,8 +42,8 @@ def step(
         "q": fused[:, :, :heads].transpose(1, 2),
         "k": fused[:, :, heads:].transpose(1, 2),
         "v": torch.randn(1, kv_heads, tokens, value_depth),
-        "key_cache": torch.randn(blocks, kv_heads, block_size, depth).to(dtype),
-        "value_cache": torch.randn(blocks, kv_heads, block_size, value_depth).to(dtype),
+        "key_cache": cache(blocks, kv_heads, block_size, depth, dtype),
+        "value_cache": cache(blocks, kv_heads, block_size, value_depth, dtype),
         "seq_starts": torch.tensor([0, *torch.tensor(new).cumsum(0).tolist()], dtype=torch.int32),
         "context_lens": torch.tensor(contexts, dtype=torch.int32),
         "block_tables": table,
@@ -79,7 +90,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", STEPS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", CACHES)
 def test_steps(name: str, dtype: torch.dtype, level: str) -> None:
     check(step(*STEPS[name], dtype=dtype))
 
@@ -96,6 +107,7 @@ def test_options(name: str, option: str, level: str) -> None:
         {"heads": 9, "kv_heads": 3, "depth": 64, "value_depth": 64},
         {"heads": 8, "kv_heads": 1, "depth": 16, "value_depth": 48},
         {"heads": 5, "kv_heads": 5, "depth": 80, "value_depth": 16},
+        {"heads": 5, "kv_heads": 5, "depth": 80, "value_depth": 48},
         {"block_size": 1},
         {"block_size": 7},
         {"block_size": 256},
@@ -108,14 +120,49 @@ def test_shapes(shape: dict[str, int], threads: int) -> None:
 
 
 @pytest.mark.parametrize("group", [1, 2, 3, 4, 5, 6, 7, 8, 11, 16, 17])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", CACHES)
 def test_few_rows(group: int, dtype: torch.dtype, level: str) -> None:
-    check(step([1], [75], heads=2 * group, depth=80, value_depth=48, block_size=9, dtype=dtype))
+    check(step([1], [75], heads=2 * group, depth=96, value_depth=32, block_size=9, dtype=dtype))
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_parts_of_a_context(option: str, level: str) -> None:
     check({**step([1, 3], [900, 1290], block_size=7), **OPTIONS[option]}, 1e-10)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options_on_quantised_rows(option: str, level: str) -> None:
+    check({**step([1, 33, 0, 5], [200, 7, 50, 0], block_size=7, dtype=Q8_0), **OPTIONS[option]}, 1e-10)
+
+
+def test_keys_and_values_of_different_formats(level: str) -> None:
+    operands = step([1, 20], [300, 9], depth=64, dtype=Q8_0)
+    operands["value_cache"] = cache(len(operands["value_cache"]), 2, 32, 32, torch.bfloat16)
+    check(operands)
+
+
+def test_quantised_rows_say_what_is_wrong(level: str) -> None:
+    operands = step([3], [2], dtype=Q8_0)
+    operands["v"][0, 1, 1, 3] = float("inf")
+    operands["k"] = operands["k"] * 1e30
+    out = torch.ops.kt_cpu.attention(**operands)
+    assert out[0, :, :2].isfinite().all() and out[0, 1:, 2:].isnan().all()
+
+
+def test_quantised_rows_of_extreme_values(level: str) -> None:
+    operands = step([40], [30], dtype=Q8_0)
+    operands["k"] = operands["k"] * torch.logspace(-12, 3, 40)[:, None]
+    operands["v"][0, 0, ::3] = 0
+    operands["v"][0, 1] *= 1e-7
+    check(operands, 1e-9)
+
+
+def test_codes_are_within_half_a_step() -> None:
+    values = torch.randn(50, 3, 64) * torch.logspace(-3, 3, 50)[:, None, None]
+    codes, scales = quantize(values)
+    back = codes.float().unflatten(-1, (-1, 32)) * scales.float()[..., None]
+    error = (back.flatten(-2) - values).abs().unflatten(-1, (-1, 32)).amax(-1)
+    assert (error <= 0.5 * 1.001 * scales.float()).all() and codes.min() >= -127
 
 
 def test_a_sequence_does_not_notice_others() -> None:
@@ -181,6 +228,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "wrong dtype": ({"q": torch.randn(1, 4, 2, 32).half()}, "`q`"),
     "wrong cache": ({"key_cache": torch.randn(4, 2, 32, 16)}, "`key_cache`"),
     "wrong cache dtype": ({"value_cache": torch.zeros(4, 2, 32, 32, dtype=torch.int8)}, "`value_cache`"),
+    "rows q8_0 cannot hold": (
+        {name: torch.zeros(4, 2, 32, 48, dtype=torch.uint8) for name in ("key_cache", "value_cache")},
+        "`key_cache`",
+    ),
     "negative window": ({"window": -1}, "window"),
     "negative cap": ({"softcap": -1.0}, "softcap"),
 }

@@ -14,6 +14,7 @@ from support.packed_weights import aligned, columns_step, dense, make_blocks, nm
 
 import ktc.dialect
 from ktc import _cpu
+from ktc.dialect.cache_formats import Q8_0, row_length, write
 
 FORMS = ("absorbed", "expanded")
 INTEGER_LIMIT = 3e-4
@@ -54,13 +55,17 @@ class Step:
         # Weights of any size: scores and results of the size of one.
         size = float(self.key.square().mean().sqrt()) * (nope * latent) ** 0.5
         # What no sequence holds is NaN, so that reading it shows.
-        caches = (torch.full((blocks, 1, block_size, d), torch.nan) for d in (latent, rope))
-        key_cache, value_cache = (cache.to(dtype) for cache in caches)
+        shapes = ((blocks, 1, block_size, row_length(d, dtype)) for d in (latent, rope))
+        nothing = 0x7F if dtype is Q8_0 else torch.nan
+        key_cache, value_cache = (torch.full(shape, nothing, dtype=dtype) for shape in shapes)
         for sequence, count in enumerate(cached):
             for place in range(count):
-                block, offset = int(table[sequence, place // block_size]), place % block_size
-                key_cache[block, 0, offset] = torch.randn(latent).to(dtype)
-                value_cache[block, 0, offset] = torch.randn(rope).to(dtype)
+                block, offset = (
+                    table[sequence, place // block_size, None].long(),
+                    torch.tensor([place % block_size]),
+                )
+                write(key_cache, block, offset, torch.randn(1, 1, latent))
+                write(value_cache, block, offset, torch.randn(1, 1, rope))
         self.operands: dict[str, Any] = {
             "q_nope": queries[..., :nope],
             "q_rope": queries[..., nope:],
@@ -117,6 +122,12 @@ STEPS: dict[str, tuple[list[int], list[int]]] = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_steps(name: str, dtype: torch.dtype, form: str, level: str) -> None:
     Step(*STEPS[name], dtype=dtype).check(form, 1e-11)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", STEPS)
+def test_quantised_caches(name: str, form: str, level: str) -> None:
+    Step(*STEPS[name], rope=32, block_size=9, dtype=Q8_0).check(form, 1e-11)
 
 
 @pytest.mark.parametrize("form", FORMS)

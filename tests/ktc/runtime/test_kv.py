@@ -36,7 +36,16 @@ def test_shapes_bytes_and_devices() -> None:
     assert repr(pool) == "KvPool(2 layers, 20 tokens, 0.0 MiB)"
 
 
+def test_quantised_rows_have_their_scales_behind_them() -> None:
+    layer = CacheSpec(0, "kv.0.key", "kv.0.value", heads=2, key_dim=64, value_dim=32, window=0)
+    pool = KvPool([layer], num_blocks=3, block_size=4, dtype=torch.uint8)
+    assert pool.tensors["kv.0.key"].shape == (3, 2, 4, 68)
+    assert pool.nbytes == 3 * block_bytes(layer, 4, torch.uint8) == 3 * 4 * 2 * (64 + 4 + 32 + 2)
+
+
 def test_other_dtypes_are_refused() -> None:
+    with pytest.raises(UnsupportedCallError, match=r"kv\.0\.key.*multiple of 32 elements, not 8"):
+        KvPool(LAYERS, num_blocks=1, block_size=4, dtype=torch.uint8)
     with pytest.raises(UnsupportedCallError, match=r"kv\.0\.key.*f32, f16, bf16"):
         KvPool(LAYERS, num_blocks=1, block_size=4, dtype=torch.int8)
 
