@@ -24,10 +24,10 @@ def test_every_level_gives_figures(level: str, restored: None) -> None:
     region = torch.ones(4 << 20, dtype=torch.uint8)
     address = -(-region.data_ptr() // 64) * 64
     for streams in (1, 2, 4, 8, 16):
-        # Between what a spinning disk and what a whole rack of memory would give.
-        assert 1e8 < _cpu.read_bandwidth(address, 3 << 20, streams, 0.001) < 1e14
+        # Between what plain code under a sanitizer and what a whole rack of memory would give.
+        assert 1e6 < _cpu.read_bandwidth(address, 3 << 20, streams, 0.001) < 1e14
     for kind in ("int8", "f32"):
-        assert 1e8 < _cpu.operations(kind, 0.001) < 1e16
+        assert 1e6 < _cpu.operations(kind, 0.001) < 1e16
     bf16 = _cpu.operations("bf16", 0.001)
     assert bf16 > 1e8 if level in ("avx512vnni", "amx") else bf16 == 0
 
