@@ -7,25 +7,21 @@ namespace ktc::kernels {
 namespace {
 
 inline void quantize_block(const vf (&v)[kBlockColumns / kWidth], ActivationBlock* block) {
-  vf largest = vzero(), zero_or_nan = vzero();
+  vf largest = vzero();
+  bool finite = true;
   for (int i = 0; i < kBlockColumns / kWidth; ++i) {
     largest = vmax(vabs(v[i]), largest);
-    zero_or_nan = vfma(v[i], vzero(), zero_or_nan);
+    finite &= vfinite(v[i]);
   }
   const float highest = vhighest(largest);
   const vf inverse = vset(highest > 0 ? 127.0f / highest : 0.0f);
-  int32_t sums[2];
-  for (int half = 0; half < 2; ++half) {
-    vf total = vzero();
-    for (int i = half * 16 / kWidth; i < (half + 1) * 16 / kWidth; ++i) {
-      const vf code = vmax(vmin(vround(v[i] * inverse), vset(127.0f)), vset(-127.0f));
-      vstore_s8(block->codes + i * kWidth, code);
-      total = total + code;
-    }
-    sums[half] = static_cast<int32_t>(vsum(total));
+  for (int i = 0; i < kBlockColumns / kWidth; ++i) {
+    const vf code = vmax(vmin(v[i] * inverse, vset(127.0f)), vset(-127.0f));
+    vstore_s8(block->codes + i * kWidth, code);  // rounds to nearest
   }
+  const int32_t sums[2] = {vsum_s8(block->codes), vsum_s8(block->codes + 16)};
   // A block with an infinity or NaN gets a NaN scale: what is wrong shows in the result.
-  const float scale = highest / 127.0f + vsum(zero_or_nan);
+  const float scale = finite ? highest / 127.0f : __builtin_nanf("");
   const int32_t both = sums[0] + sums[1];
   block->scale = scale;
   block->sum = scale * static_cast<float>(both);
@@ -37,7 +33,7 @@ inline void quantize_block(const vf (&v)[kBlockColumns / kWidth], ActivationBloc
   block->unused = 0;
 }
 
-void quantize(const float* x, int64_t columns, uint8_t* record) {
+[[maybe_unused]] void quantize(const float* x, int64_t columns, uint8_t* record) {
   for (int64_t column = 0; column < columns; column += kBlockColumns) {
     vf v[kBlockColumns / kWidth];
     for (int i = 0; i < kBlockColumns / kWidth; ++i) v[i] = vload(x + column + i * kWidth);

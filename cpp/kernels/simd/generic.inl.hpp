@@ -184,8 +184,14 @@ inline void vstore_s8(int8_t* p, vf v) {
   const vi q = vtoint(vround(v));
   for (int i = 0; i < kWidth; ++i) p[i] = static_cast<int8_t>(q[i]);
 }
-inline int32_t vsum_int(vi a) {
-  return a[0] + a[1] + a[2] + a[3];
+inline int32_t vsum_s8(const int8_t* p) {
+  int32_t sum = 0;
+  for (int i = 0; i < 16; ++i) sum += p[i];
+  return sum;
+}
+inline bool vfinite(vf a) {
+  const vf zero_or_nan = a * vzero();
+  return zero_or_nan[0] + zero_or_nan[1] + zero_or_nan[2] + zero_or_nan[3] == 0;
 }
 
 // Codes: bytes of kWidth rows x 4 columns.
