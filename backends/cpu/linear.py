@@ -12,12 +12,15 @@ from typing import Any
 import torch
 import torch.fx as fx
 from ktc.backends.cpu import packed
-from ktc.backends.cpu.library import arguments, define, insert, refuse, vector
+from ktc.backends.cpu.library import arguments, define, insert, refuse, shape_of, vector
 from ktc.backends.registry import Kernel, Option, Weight, register
 
 from ktc import _cpu
 
 _call = _cpu.linear
+FLOATS = frozenset({"f32", "f16", "bf16", "fp8"})
+BLOCK_COLUMNS, BLOCK_BYTES = 32, 64
+"""Of activations in int8 (cpp/kernels/linear/activations.hpp); a token's may be one block further apart."""
 
 
 def linear(
@@ -80,6 +83,17 @@ def lower(
     return insert(graph, node, OP, (*args, options["threads"]) if options.get("threads") else args)
 
 
+def workspace(node: fx.Node, weights: Mapping[str, Weight]) -> int | torch.SymInt:
+    """Bytes of the activations in int8; float weights meet them as they are, or rounded in parts that stay small."""
+    shape, weight = shape_of(arguments(node)["x"]), weights["weight"]
+    if shape is None or weight.format in FLOATS:
+        return 0
+    tokens: int | torch.SymInt = 1
+    for length in shape[:-1]:
+        tokens = tokens * length
+    return tokens * (-(-weight.shape[1] // BLOCK_COLUMNS) * BLOCK_BYTES + BLOCK_BYTES)
+
+
 register(
     Kernel(
         name="cpu.linear",
@@ -91,5 +105,6 @@ register(
         rank=10,
         supports=lambda node: packed.misfit(arguments(node)["weight"]),
         layout=packed.LAYOUT,
+        workspace=workspace,
     )
 )

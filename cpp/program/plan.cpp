@@ -2,7 +2,6 @@
 #include "program/plan.hpp"
 
 #include <algorithm>
-#include <map>
 #include <stdexcept>
 #include <utility>
 
@@ -205,61 +204,44 @@ class Planner {
     return false;
   }
 
-  // Places in the workspace, front to back in time: the smallest gap that is large enough, else at the end.
+  // Places in the workspace: the largest first, each at the lowest offset that nothing placed before it and
+  // in use at the same time covers.
   void place() {
     const size_t buffers = text_.buffers.size();
-    std::vector<std::vector<size_t>> starts(plan_->steps.size()), ends(plan_->steps.size());
     plan_->places.assign(intervals_.size(), -1);
+    std::vector<size_t> order;
     for (size_t i = 0; i < intervals_.size(); ++i) {
       if (i < buffers && text_.buffers[i].kind != Buffer::Kind::activation) continue;
-      if (intervals_[i].first < 0) continue;
-      starts[static_cast<size_t>(intervals_[i].first)].push_back(i);
-      ends[static_cast<size_t>(intervals_[i].last)].push_back(i);
+      if (intervals_[i].first >= 0) order.push_back(i);
     }
-    std::map<int64_t, int64_t> gaps;  // start -> length
-    int64_t top = 0;
-    for (size_t step = 0; step < plan_->steps.size(); ++step) {
-      for (size_t i : starts[step]) plan_->places[i] = take(gaps, top, intervals_[i].bytes);
-      for (size_t i : ends[step]) give(gaps, plan_->places[i], intervals_[i].bytes);
+    std::stable_sort(order.begin(), order.end(),
+                     [&](size_t a, size_t b) { return intervals_[a].bytes > intervals_[b].bytes; });
+    std::vector<std::vector<size_t>> placed(plan_->steps.size());  // what is in use in each step
+    std::vector<size_t> others;
+    for (size_t i : order) {
+      others.clear();
+      for (int step = intervals_[i].first; step <= intervals_[i].last; ++step) {
+        for (size_t other : placed[static_cast<size_t>(step)]) others.push_back(other);
+        placed[static_cast<size_t>(step)].push_back(i);
+      }
+      plan_->places[i] = lowest(others, intervals_[i].bytes);
+      int64_t end;
+      if (__builtin_add_overflow(plan_->places[i], intervals_[i].bytes, &end))
+        throw std::overflow_error("the activations do not fit");
+      plan_->workspace_bytes = std::max(plan_->workspace_bytes, end);
     }
-    plan_->workspace_bytes = top;
   }
 
-  static int64_t take(std::map<int64_t, int64_t>& gaps, int64_t& top, int64_t bytes) {
-    auto best = gaps.end();
-    for (auto gap = gaps.begin(); gap != gaps.end(); ++gap) {
-      if (gap->second >= bytes && (best == gaps.end() || gap->second < best->second)) best = gap;
+  // The lowest offset of `bytes` bytes beside what is placed already; an interval may occur several times.
+  int64_t lowest(std::vector<size_t>& others, int64_t bytes) const {
+    const std::vector<int64_t>& places = plan_->places;
+    std::sort(others.begin(), others.end(), [&](size_t a, size_t b) { return places[a] < places[b]; });
+    int64_t start = 0;
+    for (size_t other : others) {
+      if (places[other] - start >= bytes) break;
+      start = std::max(start, places[other] + intervals_[other].bytes);
     }
-    if (best == gaps.end()) {
-      int64_t start = top;
-      if (!gaps.empty() && gaps.rbegin()->first + gaps.rbegin()->second == top) {  // grow the last gap
-        start = gaps.rbegin()->first;
-        gaps.erase(std::prev(gaps.end()));
-      }
-      if (__builtin_add_overflow(start, bytes, &top)) throw std::overflow_error("the activations do not fit");
-      return start;
-    }
-    const auto [start, length] = *best;
-    gaps.erase(best);
-    if (length > bytes) gaps.emplace(start + bytes, length - bytes);
     return start;
-  }
-
-  static void give(std::map<int64_t, int64_t>& gaps, int64_t start, int64_t bytes) {
-    if (bytes == 0) return;
-    auto here = gaps.emplace(start, bytes).first;
-    const auto next = std::next(here);
-    if (next != gaps.end() && here->first + here->second == next->first) {
-      here->second += next->second;
-      gaps.erase(next);
-    }
-    if (here != gaps.begin()) {
-      const auto before = std::prev(here);
-      if (before->first + before->second == here->first) {
-        before->second += here->second;
-        gaps.erase(here);
-      }
-    }
   }
 
   const Text& text_;

@@ -15,6 +15,9 @@ from ktc.runtime.graph_engine import GraphEngine
 from ktc.runtime.kv import blocks_for
 from ktc.runtime.model import PlacedModel
 
+_FLOAT_OPS = frozenset({"attention", "mla_attention"})
+"""Ops whose products are of floats."""
+
 
 @dataclass(frozen=True)
 class OpShare:
@@ -26,7 +29,8 @@ class OpShare:
         seconds: wall time.
         gigabytes, gigaops: a second.
         share: of the wall time of the run.
-        limit: the larger share of the machine's measured bandwidth and int8 arithmetic; None if not measured.
+        limit: the larger share of the machine's measured bandwidth and arithmetic (of int8, for attention of the
+            faster float); None if not measured.
     """
 
     kind: str
@@ -164,7 +168,8 @@ def _profile(model: PlacedModel, run: Callable[[], float], limits: Limits | None
         rate, pace = (moved / time_spent, operations / time_spent) if time_spent else (0.0, 0.0)
         limit = None
         if best is not None and moved:
-            limit = max(rate / best.bandwidth, pace / best.int8 if best.int8 else 0.0)
+            peak = max(best.bf16, best.f32) if kind in _FLOAT_OPS else best.int8
+            limit = max(rate / best.bandwidth, pace / peak if peak else 0.0)
         share = time_spent / seconds
         shares.append(OpShare(kind, int(calls), time_spent, rate / 1e9, pace / 1e9, share, limit))
     return tuple(sorted(shares, key=lambda share: -share.seconds))

@@ -16,6 +16,7 @@ from ktc import _cpu
 from ktc.compiler import Options, compile_language_model
 from ktc.runtime.cache import KtcCache
 from ktc.runtime.graph_engine import GraphEngine
+from ktc.runtime.native_shapes import step_sizes
 from ktc.runtime.placement import Placement
 from ktc.runtime.runner import Runner
 from ktc.weights.state_dict import StateDictSource
@@ -35,6 +36,28 @@ def placed(
     source = StateDictSource(model.state_dict(), model.config)
     rules = as_rules(RULES.format(family=family, cache=cache))
     return emit(compile_language_model(rules, model.config, source, Options()).context), source
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3_text", "qwen2_moe", "deepseek_v2"])
+@pytest.mark.parametrize("format", ["f32", "q8_0"])
+def test_a_step_needs_no_more_than_the_plan_charges(architecture: str, format: str) -> None:
+    family = {"gemma3_text": "gemma3"}.get(architecture, architecture)
+    model = tiny_model(architecture)
+    source = StateDictSource(model.state_dict(), model.config)
+    text = (
+        RULES.format(family=family, cache="f16") + f"rule some {{ match @linears quant {format} expect any }}"
+    )
+    context = compile_language_model(as_rules(text), model.config, source, Options()).context
+    assert context.memory is not None
+    planned = context.memory.devices["host"].activations
+    engine = GraphEngine(emit(context), source, native=True)
+    segments = [segment for program in engine.programs.values() for segment in program.segments]
+    blocks = engine.pool.allocator.free_blocks
+    needed = [
+        segment.program.workspace_bytes(step_sizes(tokens, 1, blocks, 1))
+        for tokens in (context.chunk, 1) for segment in segments
+    ]  # fmt: skip
+    assert 0 < max(needed) <= planned + 64 * 64, "but for the rounding of every tensor to lines of 64 bytes"
 
 
 def logits(engine: GraphEngine) -> Iterator[torch.Tensor]:
