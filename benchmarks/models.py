@@ -13,10 +13,10 @@ Qwen3-30B-A3B shape on 16 cores, 18.6 GB of disk, 17.3 GiB of memory a side (fil
 
     python -m benchmarks.models --models qwen3 --layers 48 --threads 16 --tests tg64,pp512,pp2048 --folder /tmp/shapes
 
-`--write` only makes the files. `--lock FILE` (may be repeated) holds the files' locks while something is timed, for
-machines on which several people measure. Speeds are of random tokens; errors are of 64 tokens of text, or, for random
-weights, of random tokens on a model of the same matrices with few layers, 16 experts and 4096 tokens, whose float32
-form fits in memory.
+`--write` only makes the files. `--lock FILE` (may be repeated) holds the files' locks while something loads or is
+timed, for machines on which several people measure. Speeds are of random tokens; errors are of 64 tokens of text, or,
+for random weights, of random tokens on a model of the same matrices with few layers, 16 experts and 4096 tokens, whose
+float32 form fits in memory.
 """
 
 from __future__ import annotations
@@ -172,8 +172,10 @@ def measure(model: Model, tests: Sequence[Test], options: argparse.Namespace) ->
     """The rows of one model, every peer with every setting."""
     tokens = max(test.tokens for test in tests)
     room = max(256, -(-tokens // 256) * 256)
-    ours = Ours(model.path, model.class_name, model.library, room, options.chunk)
-    meter, rows = Bandwidth(), []
+    with alone(options.lock):
+        ours = Ours(model.path, model.class_name, model.library, room, options.chunk)
+        meter = Bandwidth()
+    rows: list[Row] = []
     settings = {"both": (True, False), "yes": (True,), "no": (False,), "none": ()}[options.repack]
     for repack in settings:
         with llama_cpp(options.peer, model.path, options.threads, repack, room, options.ubatch) as peer:
@@ -315,7 +317,9 @@ def main() -> int:
         text += (
             "\nErrors against float32 on the dequantised weights: relative error; KL in nats; same top-1\n\n"
         )
-        text += table(("model", *ERRORS), [errors(model, options) for model in chosen])
+        with alone(options.lock):
+            found = [errors(model, options) for model in chosen]
+        text += table(("model", *ERRORS), found)
     save(options.name, text)
     return 0
 
