@@ -23,6 +23,7 @@ from ktc.backends.registry import Weight
 from benchmarks.ggml_experts import GgmlExperts
 from benchmarks.kt_experts import KtExperts
 from benchmarks.machine import ROOT, header, load, save, table
+from benchmarks.models import alone
 from ktc import _cpu
 from ktc.dialect.experts import reference
 
@@ -38,6 +39,8 @@ FORMATS = (
 """Of gate and up, and of down where it is another one."""
 DISTINCT = 4
 """Different experts; the others are copies in memory of their own."""
+CALLS = 64
+"""Different inputs of one token: more weights than caches hold; of more tokens, fewer."""
 BUDGET = 0.15
 """Seconds of each contender in each round."""
 
@@ -64,8 +67,6 @@ class Contender:
 
     name: str
     worker: Any
-    seconds: list[float] = field(default_factory=list)
-    error: float = float("nan")
 
 
 class KtcExperts:
@@ -145,8 +146,9 @@ def make_inputs(
 ) -> list[tuple[torch.Tensor, ...]]:
     """Different tokens and choices, of one layer's experts after the other, so that they are in no cache."""
     generator = torch.Generator().manual_seed(tokens)
-    sets, experts = [], sizes[0] // layers
-    for index in range(max(12, 3 * layers) if tokens <= 8 else max(2, layers)):
+    sets: list[tuple[torch.Tensor, ...]] = []
+    experts = sizes[0] // layers
+    for index in range(max(2, layers, CALLS // tokens)):
         scores = torch.rand(tokens, experts, generator=generator)
         sets.append(
             (
@@ -183,8 +185,6 @@ def contenders(
             ),
         ),
     ):
-        if name == "kt-kernel" and threads > 1:
-            continue  # its threads spin between calls, which slows the others here
         try:
             yield Contender(name, make())
         except OSError as error:
@@ -193,6 +193,8 @@ def contenders(
 
 def run_for(worker: Any, inputs: list[tuple[torch.Tensor, ...]], budget: float) -> float:
     """Median seconds of a call, of as many as fit the budget, at least two."""
+    if isinstance(worker, KtExperts):
+        return worker.seconds(budget)
     spent: list[float] = []
     while sum(spent) < budget or len(spent) < 2:
         worker.prepare(*inputs[len(spent) % len(inputs)])
@@ -207,58 +209,69 @@ def peak_kind(expert_tokens: int) -> str:
     return "bf16" if _cpu.isa() == "amx" and expert_tokens >= 32 else "int8"
 
 
-def measure(
-    field_of: list[Contender],
-    weights: Weights,
-    sizes: tuple[int, int, int],
-    layers: int,
-    chosen: int,
-    tokens: int,
-    rounds: int,
-) -> tuple[str, ...]:
-    """One row: all contenders in turns, and the limits in the same rounds."""
-    inputs = make_inputs(sizes, layers, chosen, tokens)
-    x, indices, routing = inputs[0]
-    few = min(tokens, 16)
-    wanted = reference(
-        x[:few].double(),
-        indices[:few] % DISTINCT,
-        routing[:few].double(),
-        weights.gate_up_dense,
-        weights.down_dense,
-    )
-    ours: KtcExperts = field_of[0].worker
-    for contender in field_of:
-        contender.seconds = []
-        contender.worker.prepare(*inputs[0])
-        contender.worker.run()
-        contender.error = nmse(contender.worker.result()[:few], wanted)
-    bandwidths, peaks, kind = [], [], peak_kind(tokens * chosen * layers // sizes[0])
-    for _ in range(rounds):
-        bandwidths.append(ours.bandwidth())
-        peaks.append(_cpu.operations(kind, 0.02))
+@dataclass
+class Case:
+    """One row: a number of tokens, and what was measured of it."""
+
+    tokens: int
+    inputs: list[tuple[torch.Tensor, ...]]
+    kind: str
+    bandwidths: list[float] = field(default_factory=list)
+    peaks: list[float] = field(default_factory=list)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+
+    def check(self, field_of: list[Contender], weights: Weights) -> None:
+        """Runs every contender once, with its error."""
+        x, indices, routing = self.inputs[0]
+        few = min(self.tokens, 16)
+        wanted = reference(
+            x[:few].double(), indices[:few] % DISTINCT, routing[:few].double(), weights.gate_up_dense,
+            weights.down_dense,
+        )  # fmt: skip
         for contender in field_of:
-            contender.seconds.append(run_for(contender.worker, inputs, BUDGET))
-    touched = statistics.mean(len(torch.unique(i)) for _, i, _ in inputs)
-    moved, operations = touched * ours.nbytes / sizes[0], 6 * tokens * chosen * sizes[1] * sizes[2]
-    seconds = statistics.median(field_of[0].seconds)
-    limits = [max(moved / b, operations / p) for b, p in zip(bandwidths, peaks, strict=True)]
-    share = statistics.median(limit / own for limit, own in zip(limits, field_of[0].seconds, strict=True))
-    cells = [
-        f"{seconds * 1e3:.2f}",
-        f"{moved / seconds / 1e9:.1f}",
-        f"{operations / seconds / 1e9:.0f}",
-        f"{share:.0%} of {statistics.median(bandwidths) / 1e9:.0f} GB/s, {kind} {statistics.median(peaks) / 1e12:.1f}",
-    ]
-    cells.append(f"{field_of[0].error:.1e}")
-    for name in ("llama.cpp", "repacked", "kt-kernel"):
-        peer = next((contender for contender in field_of if contender.name == name), None)
-        if peer is None:
-            cells.append("–")
-            continue
-        ratio = statistics.median(p / o for p, o in zip(peer.seconds, field_of[0].seconds, strict=True))
-        cells.append(f"{statistics.median(peer.seconds) * 1e3:.2f} ({ratio:.2f}×, {peer.error:.0e})")
-    return tuple(cells)
+            worker = contender.worker
+            if isinstance(worker, KtExperts):
+                worker.load(self.inputs)
+            else:
+                worker.prepare(*self.inputs[0])
+                worker.run()
+            self.seconds[contender.name] = []
+            self.errors[contender.name] = nmse(worker.result()[:few], wanted)
+
+    def round(self, field_of: list[Contender]) -> None:
+        """One turn of everybody, and the limits."""
+        ours: KtcExperts = field_of[0].worker
+        self.bandwidths.append(ours.bandwidth())
+        self.peaks.append(_cpu.operations(self.kind, 0.02))
+        for contender in field_of:
+            if isinstance(contender.worker, KtExperts):
+                contender.worker.load(self.inputs)
+            self.seconds[contender.name].append(run_for(contender.worker, self.inputs, BUDGET))
+
+    def cells(self, nbytes: int, sizes: tuple[int, int, int], chosen: int) -> tuple[str, ...]:
+        """Of the table. `nbytes`: packed, of all experts."""
+        touched = statistics.mean(len(torch.unique(i)) for _, i, _ in self.inputs)
+        moved, operations = touched * nbytes / sizes[0], 6 * self.tokens * chosen * sizes[1] * sizes[2]
+        own = self.seconds["ktc"]
+        limits = [max(moved / b, operations / p) for b, p in zip(self.bandwidths, self.peaks, strict=True)]
+        share = statistics.median(limit / one for limit, one in zip(limits, own, strict=True))
+        seconds, bandwidth = statistics.median(own), statistics.median(self.bandwidths)
+        cells = [
+            f"{seconds * 1e3:.2f}",
+            f"{moved / seconds / 1e9:.1f}",
+            f"{operations / seconds / 1e9:.0f}",
+            f"{share:.0%} of {bandwidth / 1e9:.0f} GB/s, {self.kind} {statistics.median(self.peaks) / 1e12:.2f}",
+            f"{self.errors['ktc']:.1e}",
+        ]
+        for name in ("llama.cpp", "repacked", "kt-kernel"):
+            if name not in self.seconds:
+                cells.append("–")
+                continue
+            peer = self.seconds[name]
+            ratio = statistics.median(p / o for p, o in zip(peer, own, strict=True))
+            cells.append(f"{statistics.median(peer) * 1e3:.2f} ({ratio:.2f}×, {self.errors[name]:.0e})")
+        return tuple(cells)
 
 
 def versions() -> str:
@@ -284,12 +297,15 @@ def main(arguments: list[str]) -> int:
         "--memory", type=float, default=2, help="GiB of weights above which fewer experts are made"
     )
     parser.add_argument("--layers", type=int, default=1, help="layers of weights, for caches larger than one")
+    parser.add_argument(
+        "--lock", action="append", default=[], metavar="FILE", help="held while something is timed"
+    )
     parser.add_argument("--alone", action="store_true", help="without peers")
     parser.add_argument("--name", default="experts", help="of the result's file")
     options = parser.parse_args(arguments)
     text = header(
         "The routed experts alone",
-        f"peers: {versions()}; kt-kernel: LLAMAFILE class, one thread only",
+        f"peers: {versions()}; kt-kernel: LLAMAFILE class, in a process that is stopped between its turns",
         f"medians of {options.rounds} rounds, {BUDGET} s a contender in each, in turns; ratios are medians of rounds",
         "the limit: the larger of bytes over bandwidth and operations over the peak (T/s), measured in each round",
         "NMSE against float64 on the same weights and float32 activations; in brackets: times as long as ktc, NMSE",
@@ -316,15 +332,22 @@ def main(arguments: list[str]) -> int:
                     for c in contenders(weights, sizes, chosen, threads)
                     if c.name == "ktc" or not options.alone
                 ]
+                cases = []
                 for tokens in (int(t) for t in options.tokens.split(",")):
-                    cells = measure(field_of, weights, sizes, options.layers, chosen, tokens, options.rounds)
-                    lines.append(
-                        (f"{shape} ({experts_of_layer} experts)", name, str(threads), str(tokens), *cells)
-                    )
+                    inputs = make_inputs(sizes, options.layers, chosen, tokens)
+                    cases.append(Case(tokens, inputs, peak_kind(tokens * chosen // experts_of_layer)))
+                    cases[-1].check(field_of, weights)
+                with alone(options.lock):
+                    for case in cases:
+                        for _ in range(options.rounds):
+                            case.round(field_of)
+                for case in cases:
+                    cells = case.cells(field_of[0].worker.nbytes, sizes, chosen)
+                    place = (f"{shape} ({experts_of_layer} experts)", name, str(threads), str(case.tokens))
+                    lines.append((*place, *cells))
                     print(*lines[-1], file=sys.stderr)
                 for contender in field_of[1:]:
-                    getattr(contender.worker, "close", lambda: None)()
-                    del contender  # kt-kernel's thread ends with it
+                    contender.worker.close()
                 del field_of
     _cpu.set_threads(before)
     save(options.name, f"{text}- load average after {load()}\n\n" + table(titles, lines))
