@@ -42,7 +42,7 @@ def caches(model: str, context: int, format: str, copies: int) -> list[tuple[tor
     nbytes = blocks * heads * BLOCK * row_bytes(depth, dtype)
     arena = TensorArena(2 * copies * (nbytes + 64))
     places = torch.arange(blocks * BLOCK)
-    made = []
+    made: list[torch.Tensor] = []
     for index in range(2 * copies):
         cache = arena.tensor(nbytes).view(dtype).view(shape)
         if index < 2:
@@ -86,7 +86,7 @@ def checked(operands: dict[str, Any], new: int) -> float:
     last["slots"] = operands["slots"][-new:]
     last["seq_starts"] = torch.tensor([0, new], dtype=torch.int32)
     wanted = torch.ops.kt.attention(**{**last, **{name: last[name].double() for name in "qkv"}})
-    return nmse(torch.ops.kt_cpu.attention(**last), wanted)
+    return float(nmse(torch.ops.kt_cpu.attention(**last), wanted))
 
 
 def peer(model: str, new: int, context: int, dtype: torch.dtype) -> Call:
@@ -133,7 +133,7 @@ def main() -> None:
     region.fill_(1)
     bandwidth = max(_cpu.read_bandwidth(region.data_ptr(), region.numel(), n, 0.3) for n in (1, 2, 4))
     peak = _cpu.operations("f32", 0.3)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for new, contexts in ((1, DECODING), (0, PREFILL)):
         for model, (heads, _, depth) in HEADS.items():
             for context in contexts:
@@ -151,7 +151,8 @@ def main() -> None:
                         f"{error:.0e}", f"{times[-2] / seconds:.1f}", f"{times[-1] / seconds:.1f}",
                     ))  # fmt: skip
     facts = (
-        f"threads: {threads}; one sequence; medians of calls in turns of {TURN * 1e3:.0f} ms, torch's threads waiting asleep",
+        f"threads: {threads}; one sequence; medians of calls in turns of {TURN * 1e3:.0f} ms,"
+        " torch's threads waiting asleep",
         f"limits measured before: {bandwidth / 1e9:.1f} GB/s (2 MiB pages), {peak / 1e9:.0f} GFLOPS of float32",
         "errors: NMSE against the reference in float64 on the same cached rows",
         "torch: scaled_dot_product_attention over contiguous keys and values, nothing written to a cache",
