@@ -347,7 +347,7 @@ def attention(
     out: int,
 ) -> None:
     """
-    kt.attention: writes k and v into the caches (types 0 float32, 1 float16, 2 bfloat16), then attends.
+    kt.attention: writes k and v into the caches (types 0 float32, 1 float16, 2 bfloat16, 3 q8_0), then attends.
 
     Raises:
         ValueError: sequences, blocks or slots outside the caches.
@@ -437,7 +437,7 @@ def latent_attention(
 ) -> None:
     """
     kt.mla_attention: writes latents and rotated keys into the caches (types 0 float32, 1 float16,
-    2 bfloat16), then attends; form 0 chooses, 1 absorbs, 2 expands.
+    2 bfloat16, 3 q8_0), then attends; form 0 chooses, 1 absorbs, 2 expands.
 
     Raises:
         ValueError: sizes without a kernel; sequences, blocks or slots outside the caches.
