@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from typing import Protocol
@@ -9,8 +10,12 @@ from typing import Protocol
 import torch
 
 from ktc.dialect.cache_formats import DTYPES, row_bytes, row_length
+from ktc.runtime.arena import TensorArena
 from ktc.runtime.blocks import BlockAllocator, BlockCopy
 from ktc.runtime.errors import UnsupportedCallError
+
+_ALIGNMENT = 4096
+"""Of every tensor on the CPU, so that no page holds two of them."""
 
 
 class CacheLayout(Protocol):
@@ -40,6 +45,23 @@ def blocks_for(tokens: int, block_size: int) -> int:
     return -(-tokens // block_size)
 
 
+def _zeros(
+    wanted: Mapping[str, tuple[tuple[int, ...], torch.dtype, torch.device]],
+) -> dict[str, torch.Tensor]:
+    """Zeroed tensors by name; those on the CPU in one arena on large pages, which take memory when they are written."""
+    sizes = {
+        name: math.prod(shape) * kind.itemsize for name, (shape, kind, device) in wanted.items()
+        if device.type == "cpu"
+    }  # fmt: skip
+    arena = TensorArena(sum(-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes.values()))
+    return {
+        name: arena.tensor(sizes[name], _ALIGNMENT).view(kind).view(shape)
+        if name in sizes
+        else torch.zeros(shape, dtype=kind, device=device)
+        for name, (shape, kind, device) in wanted.items()
+    }
+
+
 class KvPool:
     """Cache tensors of a model and the allocator of their blocks.
 
@@ -67,7 +89,7 @@ class KvPool:
         self.caches = tuple(caches)
         self.block_size = block_size
         self.allocator = BlockAllocator(num_blocks, block_size)
-        self.tensors: dict[str, torch.Tensor] = {}
+        wanted: dict[str, tuple[tuple[int, ...], torch.dtype, torch.device]] = {}
         for cache in self.caches:
             for name, dim in ((cache.key, cache.key_dim), (cache.value, cache.value_dim)):
                 kind = dtype[name] if isinstance(dtype, Mapping) else dtype
@@ -79,9 +101,9 @@ class KvPool:
                     length = row_length(dim, kind)
                 except ValueError as error:
                     raise UnsupportedCallError(f"KV cache {name!r}: {error}") from error
-                device = devices[name] if isinstance(devices, Mapping) else devices
-                shape = (num_blocks, cache.heads, block_size, length)
-                self.tensors[name] = torch.zeros(shape, dtype=kind, device=device)
+                device = torch.device(devices[name] if isinstance(devices, Mapping) else devices)
+                wanted[name] = (num_blocks, cache.heads, block_size, length), kind, device
+        self.tensors = _zeros(wanted)
 
     def __repr__(self) -> str:
         return f"KvPool({len(self.caches)} layers, {self.capacity} tokens, {self.nbytes / 2**20:.1f} MiB)"
