@@ -111,7 +111,7 @@ class Row:
         """What bounds the test, and the share of it that was reached: of bandwidth, or of arithmetic."""
         tokens = self.test.tokens
         if self.test.prompt:
-            reached = 2 * self.work.macs * tokens / statistics.median(seconds)
+            reached = 2 * (self.work.macs * tokens + self.work.head) / statistics.median(seconds)
             return f"{self.work.macs / 1e9:.3f} GMAC", f"{reached / 1e12:.3f} TOPS, {reached / peak:.0%}"
         rates = [self.work.nbytes * tokens / one for one in seconds]
         shares = [rate / limit for rate, limit in zip(rates, bandwidth, strict=True)]
@@ -178,10 +178,13 @@ def measure(model: Model, tests: Sequence[Test], options: argparse.Namespace) ->
     rows: list[Row] = []
     settings = {"both": (True, False), "yes": (True,), "no": (False,), "none": ()}[options.repack]
     for repack in settings:
-        with llama_cpp(options.peer, model.path, options.threads, repack, room, options.ubatch) as peer:
+        with (
+            alone(options.lock),
+            llama_cpp(options.peer, model.path, options.threads, repack, room, options.ubatch) as peer,
+        ):
             rows += [_row(model, test, ours, peer, meter, options) for test in tests]
     if model.real and options.torch:
-        with torch_eager(model.path, options.threads) as peer:
+        with alone(options.lock), torch_eager(model.path, options.threads) as peer:
             rows += [_row(model, test, ours, peer, meter, options) for test in tests]
     return rows
 
@@ -191,24 +194,22 @@ def _row(
 ) -> Row:
     print(f"  {model.title}, {test.name}, {peer.name}", file=sys.stderr, flush=True)
     work = work_of(model.path)
-    with alone(options.lock):
-        ours.seconds(test)
-        peer.ask(test.what, peer.settings[0], min(test.tokens, 64))
-        times = {setting: peer.ask(test.what, setting, test.tokens) for setting in peer.settings}
+    ours.seconds(test)
+    peer.ask(test.what, peer.settings[0], min(test.tokens, 64))
+    times = {setting: peer.ask(test.what, setting, test.tokens) for setting in peer.settings}
     setting = min(times, key=lambda name: times[name])
     row = Row(model, test, f"{peer.name}, {setting}", work)
     if work.expert and test.prompt:
         steps = -(-test.tokens // ours.model.prefill_chunk)
         row.touched = f"{ours.expert_bytes(test) / work.expert / steps:.0f}"
     for _ in range(options.rounds):
-        with alone(options.lock):
-            time.sleep(PAUSE)
-            before = meter.now()
-            row.ours.append(ours.seconds(test))
-            between = meter.now()
-            row.theirs.append(peer.ask(test.what, setting, test.tokens))
-            time.sleep(PAUSE)
-            after = meter.now()
+        time.sleep(PAUSE)
+        before = meter.now()
+        row.ours.append(ours.seconds(test))
+        between = meter.now()
+        row.theirs.append(peer.ask(test.what, setting, test.tokens))
+        time.sleep(PAUSE)
+        after = meter.now()
         row.bandwidth.append((before + between) / 2)
         row.their_bandwidth.append((between + after) / 2)
     print(

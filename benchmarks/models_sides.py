@@ -168,12 +168,14 @@ class Work:
     """What a token takes, from a file's headers.
 
     Attributes:
-        nbytes: weights read for one token decoded. macs: multiply-adds for it, without attention's.
+        nbytes: weights read for one token decoded.
+        macs: multiply-adds for a token, without attention's; those of the head apart, which a prompt needs once.
         expert: bytes of one expert of every layer.
     """
 
     nbytes: float
     macs: float
+    head: float
     expert: float
 
 
@@ -185,16 +187,21 @@ def work_of(path: Path) -> Work:
     count = next((count for name in names if (count := getattr(config, name, None))), 1)
     share = getattr(config, "num_experts_per_tok", 1) / count if count > 1 else 1.0
     headers = source.headers()
-    nbytes = macs = expert = 0.0
+    nbytes = macs = last = expert = 0.0
+    head = "output.weight" if "output.weight" in headers else "token_embd.weight"
     for name, header in headers.items():
-        if name == "token_embd.weight" and "output.weight" in headers:
+        if name == "token_embd.weight" != head:
             continue
         routed = "_exps." in name
         part = share if routed else 1.0
         nbytes += header.nbytes * part
-        macs += float(np.prod(header.shape)) * part if len(header.shape) > 1 else 0.0
+        products = float(np.prod(header.shape)) * part if len(header.shape) > 1 else 0.0
+        if name == head:
+            last += products
+        else:
+            macs += products
         expert += header.nbytes / count if routed else 0.0
-    return Work(nbytes, macs, expert)
+    return Work(nbytes, macs, last, expert)
 
 
 def agreement_ids(model: PreTrainedModel, tokens: int) -> torch.Tensor:
