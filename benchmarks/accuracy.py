@@ -42,7 +42,9 @@ rule everything {{ match ** place host }}
 rule linears {{ match ** : Linear kernel {kernel} }}
 rule cache {{ match @attention cache paged(dtype = {dtype}, tokens = 2048) }}
 """
-VARIANTS = (("torch.linear", "f32"), ("cpu.linear", "f32"), ("cpu.linear", "f16"), ("cpu.linear", "bf16"))
+VARIANTS = (
+    ("torch.linear", "f32"), *(("cpu.linear", dtype) for dtype in ("f32", "f16", "bf16", "q8_0")),
+)  # fmt: skip
 BLOCK = 32
 
 

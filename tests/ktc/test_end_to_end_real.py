@@ -88,7 +88,11 @@ def test_greedy_answers(which: str) -> None:
     got = torch.cat([greedy(model, [prompt], NEW_TOKENS)[0] for prompt in ref.prompts])
     found = differences(expected, logits, got)
     assert all(difference.gap < NO_FAVOURITE for difference in found), found
-    assert len(found) < len(ref.prompts), "not one answer is eager's"
+    # How far an answer goes with eager's is chance (the int8 of activations decides near ties), their sum less so.
+    together = [NEW_TOKENS] * len(ref.prompts)
+    for difference in found:
+        together[difference.prompt] = difference.token
+    assert sum(together) >= 10 * len(ref.prompts), f"answers go with eager's for {together} tokens"
 
 
 @pytest.mark.parametrize("which", [SMOLLM2, GEMMA3])
