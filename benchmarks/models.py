@@ -201,7 +201,8 @@ def _row(
     row = Row(model, test, f"{peer.name}, {setting}", work)
     if work.expert and test.prompt:
         steps = -(-test.tokens // ours.model.prefill_chunk)
-        row.touched = f"{ours.expert_bytes(test) / work.expert / steps:.0f}"
+        touched = min(work.experts, ours.expert_bytes(test) / work.expert / steps)  # with some activations
+        row.touched = f"{touched:.0f} of {work.experts}"
     for _ in range(options.rounds):
         time.sleep(PAUSE)
         before = meter.now()

@@ -170,12 +170,14 @@ class Work:
     Attributes:
         nbytes: weights read for one token decoded.
         macs: multiply-adds for a token, without attention's; those of the head apart, which a prompt needs once.
+        experts: of a layer; 0 for none.
         expert: bytes of one expert of every layer.
     """
 
     nbytes: float
     macs: float
     head: float
+    experts: int
     expert: float
 
 
@@ -201,7 +203,7 @@ def work_of(path: Path) -> Work:
         else:
             macs += products
         expert += header.nbytes / count if routed else 0.0
-    return Work(nbytes, macs, last, expert)
+    return Work(nbytes, macs, last, count if expert else 0, expert)
 
 
 def agreement_ids(model: PreTrainedModel, tokens: int) -> torch.Tensor:
