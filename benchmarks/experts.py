@@ -229,15 +229,21 @@ class Case:
             x[:few].double(), indices[:few] % DISTINCT, routing[:few].double(), weights.gate_up_dense,
             weights.down_dense,
         )  # fmt: skip
-        for contender in field_of:
+        for contender in list(field_of):
             worker = contender.worker
-            if isinstance(worker, KtExperts):
-                worker.load(self.inputs)
-            else:
-                worker.prepare(*self.inputs[0])
-                worker.run()
-            self.seconds[contender.name] = []
-            self.errors[contender.name] = nmse(worker.result()[:few], wanted)
+            try:
+                if isinstance(worker, KtExperts):
+                    worker.load(self.inputs)
+                else:
+                    worker.prepare(*self.inputs[0])
+                    worker.run()
+                error = nmse(worker.result()[:few], wanted)
+            except OSError as reason:  # kt-kernel ends its process for some formats
+                print(f"{contender.name}: {reason}", file=sys.stderr)
+                worker.close()
+                field_of.remove(contender)
+                continue
+            self.seconds[contender.name], self.errors[contender.name] = [], error
 
     def round(self, field_of: list[Contender]) -> None:
         """One turn of everybody, and the limits."""
