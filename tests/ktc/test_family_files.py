@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.families import Case, ragged
 from support.gguf_files import Naming
+from support.levels import float_activations
+
+
+@pytest.fixture(autouse=True)
+def exact_floats() -> Iterator[None]:
+    """Weights in bf16 and fp8 are compared as exactly as others."""
+    with float_activations():
+        yield
 
 
 @pytest.mark.parametrize("format", ["f32", "mixed"])
@@ -15,7 +24,10 @@ def test_one_tensor_an_expert(format: str, tmp_path: Path) -> None:
     case = Case("mixtral", tmp_path, format, gguf={"naming": Naming(experts="single")})
     assert "blk.0.ffn_gate.3.weight" in case.source.headers() and case.unused == ()
     case.round_inputs()
-    assert case.errors(*ragged()).min() < 1e-5 and case.errors(*ragged()).median() < 1e-3
+    errors = case.errors(
+        *ragged()
+    )  # as in test_family_quantised: equal, or behind a value at the edge of two codes
+    assert float((errors < 1e-5).float().mean()) > 0.1 and errors.max() < 0.03, errors
 
 
 @pytest.mark.parametrize("family", ["glm4_moe", "deepseek_v3"])

@@ -9,11 +9,13 @@ exchanges them. A wrong kernel or layout leaves no position equal. With the refe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from support.families import FAMILIES, PREFILL, REFERENCE_KERNELS, Case, ragged, sequence
+from support.levels import float_activations
 
 EQUAL, ROUNDING = 1e-5, 0.03
 FORMATS = {
@@ -39,6 +41,13 @@ EXACT = {
     "deepseek_v3": "safetensors-fp8",
     "glm4_moe": "f16",
 }
+
+
+@pytest.fixture(autouse=True)
+def exact_floats() -> Iterator[None]:
+    """Weights in bf16 and fp8 are compared as exactly as others."""
+    with float_activations():
+        yield
 
 
 def routed(family: str) -> bool:
