@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ktc.machine import Limits, Measured
+from ktc.weights.formats import FLOAT_PRODUCTS
 
 if TYPE_CHECKING:
     from ktc.passes.context import Context, WeightPlan
     from ktc.runtime.placement import Placement
 
-FLOATS = frozenset({"f32", "f16", "bf16", "fp8"})
-"""Formats whose products are of floats."""
 UNMEASURED = "no limits are measured on this machine: `ktc doctor --measure`"
 
 
@@ -174,7 +173,7 @@ def _load(weights: list[tuple[WeightPlan, int, bool]], tokens: int) -> Load:
         if len(weight.shape) < 2 or looked_up:
             continue
         operations = 2.0 * math.prod(weight.shape) * weight.share * (1 if logits else tokens)
-        if weight.format in FLOATS:
+        if weight.format in FLOAT_PRODUCTS:
             floats += operations
         else:
             int8 += operations

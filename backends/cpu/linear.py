@@ -16,9 +16,9 @@ from ktc.backends.cpu.library import arguments, define, insert, refuse, shape_of
 from ktc.backends.registry import Kernel, Option, Weight, register
 
 from ktc import _cpu
+from ktc.weights.formats import FLOAT_PRODUCTS
 
 _call = _cpu.linear
-FLOATS = frozenset({"f32", "f16", "bf16", "fp8"})
 BLOCK_COLUMNS, BLOCK_BYTES = 32, 64
 """Of activations in int8 (cpp/kernels/linear/activations.hpp); a token's may be one block further apart."""
 
@@ -86,7 +86,7 @@ def lower(
 def workspace(node: fx.Node, weights: Mapping[str, Weight]) -> int | torch.SymInt:
     """Bytes of the activations in int8; float weights meet them as they are, or rounded in parts that stay small."""
     shape, weight = shape_of(arguments(node)["x"]), weights["weight"]
-    if shape is None or weight.format in FLOATS:
+    if shape is None or weight.format in FLOAT_PRODUCTS:
         return 0
     tokens: int | torch.SymInt = 1
     for length in shape[:-1]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.fx as fx
 
 from ktc import _cpu
 from ktc.backends.registry import Weight, kernels
@@ -66,12 +65,8 @@ class GraphEngine:
             native = os.environ.get("KTC_NATIVE", "1") != "0"
         workspace = _cpu.Workspace() if native else None
 
-        def on_cpu(node: fx.Node) -> bool:
-            home = placement.devices[str(node.meta.get("device", placement.io_device))]
-            return torch.device(home).type == "cpu"
-
         self.programs = {
-            name: Program(graph, tensors, placement.threads, workspace, on_cpu)
+            name: Program(graph, tensors, placement.threads, workspace, placement.on_cpu)
             for name, graph in placement.graphs.items()
         }
         self.events = EventStream()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.fx as fx
@@ -17,7 +18,7 @@ from ktc import _cpu
 from ktc.backends.cpu.library import OperandError
 from ktc.runtime.native_emit import TYPES, NativeOp, NotNativeError, is_contiguous
 from ktc.runtime.native_ops import emit
-from ktc.runtime.native_shapes import SYMBOLS, Leaf, Shapes, evaluate
+from ktc.runtime.native_shapes import SYMBOLS, Leaf, Shapes, evaluate, infer
 
 _ACTIVATION, _EXTERNAL, _CONSTANT = range(3)
 _LAYOUTS = 16
@@ -44,20 +45,34 @@ class Piece:
         return bool(self.ops)
 
 
-def divide(
-    graph: fx.Graph,
-    shapes: Shapes,
-    constants: dict[int, torch.Tensor],
-    on_cpu: Callable[[fx.Node], bool] = lambda node: True,
-) -> list[Piece]:
-    """The pieces of a graph, in order. Numbers (sizes) belong to no piece; neither do inputs and constants.
+@dataclass(frozen=True)
+class Division:
+    """A graph in pieces.
+
+    Attributes:
+        pieces: in order. Numbers (sizes) belong to none; neither do inputs and constants.
+        shapes: what `infer` says of the graph.
+        constants: its tensors by storage, and those made of them that kernels want in float32.
+    """
+
+    pieces: list[Piece]
+    shapes: Shapes
+    constants: dict[int, torch.Tensor]
+
+
+def divide(graph: fx.Graph, tensors: Mapping[str, Any], on_cpu: Callable[[fx.Node], bool]) -> Division:
+    """A placed graph in pieces.
 
     Args:
         graph: the placed graph.
-        shapes: what `infer` says of it.
-        constants: real tensors by storage; constants that kernels want in float32 are added.
+        tensors: weights, caches and buffers by name, what its `get_attr` nodes read; without data will do.
         on_cpu: whether a node runs on the CPU.
     """
+    shapes = infer(graph, tensors)
+    constants: dict[int, torch.Tensor] = {
+        shapes.leaves[node][0].storage: tensors[str(node.target)]
+        for node in graph.nodes if node.op == "get_attr" and node in shapes.leaves
+    }  # fmt: skip
     pieces: list[Piece] = []
     home: dict[fx.Node, Piece] = {}
     for node in graph.nodes:
@@ -84,7 +99,7 @@ def divide(
         home[node] = last
         if reason is not None:
             last.reasons[node.name] = reason
-    return _merged(pieces)
+    return Division(_merged(pieces), shapes, constants)
 
 
 def _arrives(node: fx.Node) -> list[fx.Node]:

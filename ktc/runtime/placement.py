@@ -119,6 +119,11 @@ class Placement:
     threads: int | None = None
     notes: dict[str, Any] = field(default_factory=dict)
 
+    def on_cpu(self, node: fx.Node) -> bool:
+        """Whether a node of a graph runs on a CPU."""
+        home = self.devices[str(node.meta.get("device", self.io_device))]
+        return torch.device(home).type == "cpu"
+
     def constants(self) -> dict[str, Any]:
         """The buffers on their devices."""
         return {

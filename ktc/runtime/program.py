@@ -18,7 +18,7 @@ import torch.fx as fx
 from ktc import _cpu
 from ktc.backends.cpu.library import direct
 from ktc.runtime.native import NativeSegment, Piece, divide
-from ktc.runtime.native_shapes import STEP_INPUTS, infer, step_sizes
+from ktc.runtime.native_shapes import STEP_INPUTS, step_sizes
 
 
 class Program:
@@ -75,12 +75,8 @@ class Program:
         on_cpu: Callable[[fx.Node], bool],
     ) -> dict[fx.Node, NativeSegment]:
         """The segments, by every node inside."""
-        shapes = infer(graph, tensors)
-        constants = {
-            shapes.leaves[node][0].storage: tensors[str(node.target)]
-            for node in graph.nodes if node.op == "get_attr" and node in shapes.leaves
-        }  # fmt: skip
-        self.pieces = divide(graph, shapes, constants, on_cpu)
+        division = divide(graph, tensors, on_cpu)
+        self.pieces = division.pieces
         wanted = _wanted(graph, self.pieces)
         calls: dict[fx.Node, NativeSegment] = {}
         for piece in self.pieces:
@@ -90,7 +86,9 @@ class Program:
             exported = [
                 node for node in piece.nodes if any(u in wanted and u not in inside for u in node.users)
             ]
-            segment = NativeSegment(piece, exported, shapes, constants, workspace, self._sizes)
+            segment = NativeSegment(
+                piece, exported, division.shapes, division.constants, workspace, self._sizes
+            )
             self.segments.append(segment)
             calls.update(dict.fromkeys(piece.nodes, segment))
         return calls

@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.fx as fx
 
 from ktc.backends.registry import kernels
 from ktc.runtime.graph_engine import make_pool
 from ktc.runtime.load import dense_dtype
 from ktc.runtime.native import Piece, divide
-from ktc.runtime.native_shapes import STEP_INPUTS, infer
+from ktc.runtime.native_shapes import STEP_INPUTS
 from ktc.runtime.placement import Placement, WeightEntry
 
 
@@ -48,20 +47,12 @@ def segments(placement: Placement) -> list[Segment]:
     }
     tensors |= {**empty.tensors, **buffers}
 
-    def on_cpu(node: fx.Node) -> bool:
-        home = placement.devices[str(node.meta.get("device", placement.io_device))]
-        return torch.device(home).type == "cpu"
-
     found = []
     for name, graph in placement.graphs.items():
         if {node.name for node in graph.nodes if node.op == "placeholder"} != STEP_INPUTS.keys():
             continue
-        shapes = infer(graph, tensors)
-        constants = {
-            shapes.leaves[node][0].storage: tensors[str(node.target)]
-            for node in graph.nodes if node.op == "get_attr" and node in shapes.leaves
-        }  # fmt: skip
-        found += [_segment(name, piece) for piece in divide(graph, shapes, constants, on_cpu)]
+        pieces = divide(graph, tensors, placement.on_cpu).pieces
+        found += [_segment(name, piece) for piece in pieces]
     return found
 
 

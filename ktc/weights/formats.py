@@ -76,6 +76,9 @@ KNOWN_FORMATS: Mapping[str, Format] = _table(
 """Formats whose size is known, so that a file holding them can be listed, but that ktc does not compute with.
 """
 
+FLOAT_PRODUCTS = frozenset({"f32", "f16", "bf16", "fp8"})
+"""Formats that are multiplied as floats; weights in the others meet activations in int8."""
+
 _BY_ID: Mapping[int, Format] = {
     f.ggml_id: f for table in (FORMATS, KNOWN_FORMATS) for f in table.values() if f.ggml_id is not None
 }
