@@ -15,8 +15,9 @@ from support.gguf_files import write_gguf
 from ktc import _cpu, machine
 from ktc.cli import main
 from ktc.machine import Limits, Measured
-from ktc.predict import FLOATS, UNMEASURED, Load, predict
+from ktc.predict import UNMEASURED, Load, predict
 from ktc.runtime.segments import segments
+from ktc.weights.formats import FLOAT_PRODUCTS
 
 LIMITS = Limits("k", "2026-01-02T03:04:05+00:00", 1.0, (Measured(1, 1e9, 2, 1e12, 0.0, 1e10),))
 CACHE = "rule cache { match model.layers[*].self_attn cache paged(dtype = f16, tokens = 96) }\n"
@@ -96,7 +97,7 @@ def test_windows_read_what_they_see() -> None:
 def test_quantised_products_count_as_int8() -> None:
     context, placement = compiled("llama", CACHE + "rule all { match ** quant q8_0 }\n")
     floor = predict(context, placement, LIMITS).devices["host"]
-    assert all(w.format not in FLOATS for w in context.weights.values() if len(w.shape) == 2)
+    assert all(w.format not in FLOAT_PRODUCTS for w in context.weights.values() if len(w.shape) == 2)
     assert floor.prefill.int8 > 0 and floor.prefill.floats == 0
 
 
