@@ -12,11 +12,12 @@
 #include <stdexcept>
 #include <string>
 
-#include "isa/isa.hpp"
+#include "kernels/experts/matrix.hpp"
 #include "kernels/experts/route.hpp"
 #include "kernels/experts/tiles.hpp"
 #include "kernels/linear/activations.hpp"
 #include "kernels/linear/linear.hpp"
+#include "kernels/linear/pieces.hpp"
 #include "kernels/linear/tables.hpp"
 #include "kernels/packed/pack.hpp"
 #include "kernels/scratch.hpp"
@@ -25,73 +26,45 @@
 namespace ktc::kernels {
 namespace {
 
-#ifdef KTC_X86
-constexpr isa::Dispatch<const ExpertKernels> kKernels{&expert_kernels_generic, &expert_kernels_avx2,
-                                                      &expert_kernels_avx512, nullptr};
-#else
-constexpr isa::Dispatch<const ExpertKernels> kKernels{&expert_kernels_generic};
-#endif
-
 // More tokens are computed in parts, so that the workspace is bounded.
 constexpr int64_t kPartTokens = 4096;
 // What the sums of an item of the second loop may take. Fewer rows an item would read the activations of all
 // experts more often.
 constexpr int64_t kSumBytes = 512 << 10;
-// A piece of work worth giving to another thread, about 3 us of a core: bytes of weights, and multiply-adds.
-constexpr int64_t kPieceBytes = 64 << 10, kPieceProducts = int64_t{1} << 19;
 
-// One of the two matrices of all experts.
-struct Matrix {
-  Format format;
-  int64_t rows, columns, band_stride, expert_stride;
-  const uint8_t* data;
-  const float* bias;
+// Bytes of the activations of one token.
+int64_t record(const Matrix& matrix) {
+  return matrix.integers() ? activation_record(matrix.columns) : 4 * matrix.columns;
+}
 
-  Matrix(Format f, int64_t r, int64_t c, const uint8_t* d, const float* b)
-      : format(f),
-        rows(r),
-        columns(c),
-        band_stride(band_bytes(f, c)),
-        expert_stride(r / kBandRows * band_stride),
-        data(d),
-        bias(b) {}
-
-  bool integers() const { return !is_float(format); }
-  // The row of the weight whose group of 32 rows is packed from `place` on.
-  int64_t row_at(int64_t place) const {
-    if (rows % (2 * kBlockColumns)) return place;
-    const int64_t group = place / kBlockColumns;
-    return group % 2 * (rows / 2) + group / 2 * kBlockColumns;
-  }
-  // Bytes of the activations of one token.
-  int64_t record() const { return integers() ? activation_record(columns) : 4 * columns; }
-  const uint8_t* band(int64_t expert, int64_t place) const {
-    return data + expert * expert_stride + place / kBandRows * band_stride;
-  }
-  // A call for the `count` rows packed from `place` on, as if they were a weight of their own; their biases,
-  // if there are any, go to `biases`.
-  LinearCall call(int64_t expert, int64_t place, int64_t count, float* y, float* biases) const {
-    LinearCall call{};
-    call.weight = band(expert, place);
-    call.rows = count;
-    call.columns = columns;
-    call.band_stride = band_stride;
-    call.x_stride = record();
-    if (bias) {
-      for (int64_t i = 0; i < count; i += kBlockColumns)
-        std::memcpy(biases + i, bias + expert * rows + row_at(place + i), kBlockColumns * 4);
-      call.bias = biases;
+// A call for the `count` rows of a matrix packed from `place` on, as if they were a weight of their own;
+// their biases, if there are any, go to `biases`.
+LinearCall make_call(const Matrix& matrix, int64_t expert, int64_t place, int64_t count, float* y,
+                     float* biases) {
+  LinearCall call{};
+  call.weight = matrix.band(expert, place);
+  call.rows = count;
+  call.columns = matrix.columns;
+  call.band_stride = matrix.band_stride;
+  call.x_stride = record(matrix);
+  if (matrix.bias) {
+    for (int64_t i = 0; i < count; i += kBlockColumns) {
+      const float* bias = matrix.bias + expert * matrix.rows + matrix.row_at(place + i);
+      std::memcpy(biases + i, bias, kBlockColumns * 4);
     }
-    call.y = y;
-    call.y_stride = count;
-    return call;
+    call.bias = biases;
   }
-  // Items to take at once, when one reads `item_rows` rows for `tokens` tokens.
-  int64_t grain(int64_t item_rows, int64_t tokens) const {
-    const int64_t bytes = item_rows / kBandRows * band_stride, products = item_rows * columns * tokens;
-    return std::max<int64_t>(1, std::min(kPieceBytes / bytes, kPieceProducts / products));
-  }
-};
+  call.y = y;
+  call.y_stride = count;
+  return call;
+}
+
+// Items to take at once, when one reads `item_rows` rows of a matrix for `tokens` tokens.
+int64_t grain(const Matrix& matrix, int64_t item_rows, int64_t tokens) {
+  const int64_t bytes = item_rows / kBandRows * matrix.band_stride;
+  const int64_t products = item_rows * matrix.columns * tokens;
+  return std::max<int64_t>(1, std::min(kPieceBytes / bytes, kPieceProducts / products));
+}
 
 void multiply(const Matrix& matrix, const LinearCall& call, int64_t tokens, uint8_t* panel) {
   const int64_t bands = call.rows / kBandRows;
@@ -114,13 +87,13 @@ struct Step {
   int64_t choices(int64_t active) const { return route.begin[active + 1] - route.begin[active]; }
   // Tokens of one expert, as far as the cost of an item is concerned.
   int64_t mean_tokens() const { return std::max<int64_t>(1, tokens * chosen / route.active); }
-  int64_t run(int64_t count, const Matrix& matrix) const { return run_tokens(count, matrix.record()); }
+  int64_t run(int64_t count, const Matrix& matrix) const { return run_tokens(count, record(matrix)); }
 
   // Gates 32 rows of `count` tokens, [token][gate, up], into the activations that down reads from `out` on.
   void gate_rows(float* values, int64_t count, uint8_t* out) const {
     const int gate = static_cast<int>(experts.gate);
-    if (!down.integers()) return kernels.gate_floats[gate](values, count, out, down.record());
-    kernels.gate_blocks[gate](values, count, out, down.record());
+    if (!down.integers()) return kernels.gate_floats[gate](values, count, out, record(down));
+    kernels.gate_blocks[gate](values, count, out, record(down));
   }
 
   // Items are numbered by NUMA node: each takes its blocks of every expert.
@@ -132,7 +105,7 @@ struct Step {
     uint8_t* panel = worker_scratch().get(static_cast<size_t>(kPanelBytes + run * rows * 4));
     float* values = reinterpret_cast<float*>(panel + kPanelBytes);
     alignas(64) float biases[rows];
-    LinearCall call = gate_up.call(route.expert[active], block * rows, rows, values, biases);
+    LinearCall call = make_call(gate_up, route.expert[active], block * rows, rows, values, biases);
     if (item + 1 < grid.items()) {
       const auto [next, from] = grid.at(item + 1);
       if (next != active) call.after = gate_up.band(route.expert[next], from * rows);
@@ -143,7 +116,7 @@ struct Step {
       const int64_t here = std::min(run, count - first), choice = route.begin[active] + first;
       call.order = route.token + choice;
       multiply(gate_up, call, here, panel);
-      gate_rows(values, here, inner + choice * down.record() + block * block_bytes);
+      gate_rows(values, here, inner + choice * record(down) + block * block_bytes);
     }
   }
 
@@ -159,7 +132,7 @@ struct Step {
 
     for (int64_t active = 0; active < route.active; ++active) {
       const int64_t count = choices(active);
-      LinearCall call = down.call(route.expert[active], place, rows, values, biases);
+      LinearCall call = make_call(down, route.expert[active], place, rows, values, biases);
       if (active + 1 < route.active) {
         call.after = down.band(route.expert[active + 1], place);
       } else if (place + rows < experts.hidden) {
@@ -167,7 +140,7 @@ struct Step {
       }
       for (int64_t first = 0; first < count; first += run) {
         const int64_t here = std::min(run, count - first), choice = route.begin[active] + first;
-        call.x = inner + choice * down.record();
+        call.x = inner + choice * record(down);
         multiply(down, call, here, panel);
         kernels.accumulate(values, here, rows, route.token + choice, route.weight + choice, sums);
       }
@@ -190,13 +163,13 @@ struct Step {
   void run(float* y) const {
     runtime::Pool& pool = runtime::Pool::instance();
     const runtime::NodeGrid grid(route.active, pool.split(experts.inner / kBlockColumns));
-    pool.parallel_for(grid.items(), gate_up.grain(2 * kBlockColumns, mean_tokens()),
+    pool.parallel_for(grid.items(), grain(gate_up, 2 * kBlockColumns, mean_tokens()),
                       [&](int64_t begin, int64_t end, int) {
                         for (int64_t item = begin; item < end; ++item) gate_item(grid, item);
                       });
     const int64_t rows = down_rows(pool.threads());
-    const int64_t grain = down.grain(rows, mean_tokens() * route.active);
-    pool.parallel_for((experts.hidden + rows - 1) / rows, grain, [&](int64_t begin, int64_t end, int) {
+    const int64_t piece = grain(down, rows, mean_tokens() * route.active);
+    pool.parallel_for((experts.hidden + rows - 1) / rows, piece, [&](int64_t begin, int64_t end, int) {
       for (int64_t item = begin; item < end; ++item)
         down_item(item * rows, std::min(rows, experts.hidden - item * rows), y);
     });
@@ -213,19 +186,12 @@ struct Workspace {
 
   Workspace(const Experts& e, const Matrix& gate_up, const Matrix& down, int64_t tokens, int64_t chosen)
       : route(round_up(route_bytes(e.count, tokens, chosen))),
-        x(gate_up.integers() ? tokens * gate_up.record() : 0),
-        inner(tokens * chosen * down.record()),
+        x(gate_up.integers() ? tokens * record(gate_up) : 0),
+        inner(tokens * chosen * record(down)),
         tiles(experts_on_tiles(e, tokens * chosen) ? experts_tiles_workspace(e, tokens, chosen) : 0) {}
 
   int64_t bytes() const { return route + std::max(x + inner, tiles); }
 };
-
-Matrix gate_up_of(const Experts& e) {
-  return {e.gate_up_format, 2 * e.inner, e.hidden, e.gate_up, e.gate_up_bias};
-}
-Matrix down_of(const Experts& e) {
-  return {e.down_format, e.hidden, e.inner, e.down, e.down_bias};
-}
 
 }  // namespace
 
@@ -275,7 +241,7 @@ void experts(const Experts& experts, const float* x, const int64_t* indices, con
     else
       records = const_cast<uint8_t*>(reinterpret_cast<const uint8_t*>(from));
     const Step step{experts,
-                    *kKernels.pick(),
+                    expert_kernels(),
                     gate_up,
                     down,
                     route,

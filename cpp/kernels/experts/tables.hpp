@@ -46,4 +46,7 @@ extern const ExpertKernels expert_kernels_avx512;
 extern const TileExpertKernels tile_expert_kernels_amx;
 #endif
 
+// The table of the level in force.
+const ExpertKernels& expert_kernels();
+
 }  // namespace ktc::kernels

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "isa/isa.hpp"
+#include "kernels/experts/matrix.hpp"
 #include "kernels/linear/activations.hpp"
 #include "kernels/linear/tables.hpp"
 #include "kernels/scratch.hpp"
@@ -34,35 +35,7 @@ constexpr int64_t kWaveBytes = int64_t{128} << 20;  // of gathered activations
 constexpr int64_t kRunGroups = 16;                  // groups that meet a block of weights at once
 constexpr int64_t kGateRows = 256;                  // of an item, gate and up together
 constexpr int64_t kChainRows = 512;                 // at most
-constexpr int64_t kPanelRows = 32;
 constexpr int kLag = 4;  // steps that a chain may be ahead of another before its thread leaves it
-
-struct Matrix {
-  Format format;
-  int64_t rows, columns, band_stride, expert_stride;
-  const uint8_t* data;
-  const float* bias;
-
-  Matrix(Format f, int64_t r, int64_t c, const uint8_t* d, const float* b)
-      : format(f),
-        rows(r),
-        columns(c),
-        band_stride(band_bytes(f, c)),
-        expert_stride(r / kBandRows * band_stride),
-        data(d),
-        bias(b) {}
-
-  int64_t group_bytes() const { return tile_group_bytes(columns); }
-  const uint8_t* band(int64_t expert, int64_t row) const {
-    return data + expert * expert_stride + row / kBandRows * band_stride;
-  }
-  // The row of the weight whose group of 32 rows is packed from `place` on (see Experts).
-  int64_t row_at(int64_t place) const {
-    if (rows % (2 * kPanelRows)) return place;
-    const int64_t group = place / kPanelRows;
-    return group % 2 * (rows / 2) + group / 2 * kPanelRows;
-  }
-};
 
 // Up to kRunGroups groups of the tokens of one expert.
 struct Run {
@@ -106,7 +79,7 @@ struct Step {
 
   TileCall call(const Matrix& matrix, const Run& run, int64_t row, int64_t rows,
                 const uint8_t* x_tiles) const {
-    const int64_t sums = rows / kPanelRows * ((run.groups + 1) / 2) * kTileSums;
+    const int64_t sums = rows / kBlockColumns * ((run.groups + 1) / 2) * kTileSums;
     uint8_t* panel = worker_scratch().get(static_cast<size_t>(kTileWeightBytes + sums * 4));
     TileCall call{};
     call.weight = matrix.band(run.expert, row);
@@ -140,14 +113,14 @@ struct Step {
     tiles.product[static_cast<int>(gate_up.format)](call);
     const auto gate = kernels.gate[static_cast<int>(experts.gate)];
     const int64_t panel_sums = (run.groups + 1) / 2 * kTileSums;
-    for (int64_t pair = 0; pair < rows / (2 * kPanelRows); ++pair) {
-      const int64_t block = row / (2 * kPanelRows) + pair;
+    for (int64_t pair = 0; pair < rows / (2 * kBlockColumns); ++pair) {
+      const int64_t block = row / (2 * kBlockColumns) + pair;
       const float* bias =
-          gate_up.bias ? gate_up.bias + run.expert * gate_up.rows + block * kPanelRows : nullptr;
+          gate_up.bias ? gate_up.bias + run.expert * gate_up.rows + block * kBlockColumns : nullptr;
       for (int64_t group = 0; group < run.groups; ++group) {
         const float* sums = call.sums + 2 * pair * panel_sums + group * (kTileSums / 2);
         gate(sums, sums + panel_sums, tokens_of(run, group), bias, bias ? bias + experts.inner : nullptr,
-             inner + (run.first_group + group) * down.group_bytes() + block * kTileBytes);
+             inner + (run.first_group + group) * tile_group_bytes(down.columns) + block * kTileBytes);
       }
     }
   }
@@ -162,7 +135,7 @@ struct Step {
       int64_t run = std::upper_bound(groups.begin(), groups.end(), begin) - groups.begin() - 1;
       for (int64_t group = begin; group < end; ++group) {
         while (group >= groups[run + 1]) ++run;
-        gather(runs[first + run], group - groups[run], gathered + group * gate_up.group_bytes());
+        gather(runs[first + run], group - groups[run], gathered + group * tile_group_bytes(gate_up.columns));
       }
     });
 
@@ -175,16 +148,17 @@ struct Step {
         if (item + 1 < (last - first) * items)
           after = gate_up.band(runs[first + (item + 1) / items].expert, next);
         gate_item(run, row, std::min(kGateRows, gate_up.rows - row),
-                  gathered + (run.first_group - base) * gate_up.group_bytes(), after);
+                  gathered + (run.first_group - base) * tile_group_bytes(gate_up.columns), after);
       }
     });
   }
 
   // The share of a run in the rows packed in [row, row + rows).
   void down_step(int64_t step, int64_t row, int64_t rows, const int32_t* places) const {
-    const int64_t panels = rows / kPanelRows;
+    const int64_t panels = rows / kBlockColumns;
     const Run& run = runs[step];
-    TileCall call = this->call(down, run, row, rows, inner + run.first_group * down.group_bytes());
+    TileCall call =
+        this->call(down, run, row, rows, inner + run.first_group * tile_group_bytes(down.columns));
     if (step + 1 < static_cast<int64_t>(runs.size())) call.after = down.band(runs[step + 1].expert, row);
     tiles.product[static_cast<int>(down.format)](call);
 
@@ -217,11 +191,12 @@ struct Step {
     // A few more chains than threads, so that one is free for who finishes early.
     const int64_t threads = pool.threads(),
                   share = threads == 1 ? experts.hidden : experts.hidden * 4 / (5 * threads);
-    const int64_t rows = std::clamp(share / kPanelRows * kPanelRows, kPanelRows, kChainRows);
+    const int64_t rows =
+        std::clamp<int64_t>(share / kBlockColumns * kBlockColumns, kBlockColumns, kChainRows);
     const int64_t count = (experts.hidden + rows - 1) / rows, steps = static_cast<int64_t>(runs.size());
     std::vector<Chain> chains(static_cast<size_t>(count));
     std::vector<int32_t> places;
-    for (int64_t row = 0; row < experts.hidden; row += kPanelRows)
+    for (int64_t row = 0; row < experts.hidden; row += kBlockColumns)
       places.push_back(static_cast<int32_t>(down.row_at(row)));
 
     pool.parallel_for(threads, 1, [&](int64_t begin, int64_t, int) {
@@ -247,7 +222,7 @@ struct Step {
         const int64_t step = chain.next.load(std::memory_order_relaxed);
         if (step < steps) {
           down_step(step, own * rows, std::min(rows, experts.hidden - own * rows),
-                    places.data() + own * rows / kPanelRows);
+                    places.data() + own * rows / kBlockColumns);
           chain.next.store(step + 1, std::memory_order_relaxed);
         }
         chain.taken.store(false, std::memory_order_release);
@@ -257,7 +232,8 @@ struct Step {
 
   void run() {
     make_runs();
-    const int64_t most = kWaveBytes / gate_up.group_bytes(), all = static_cast<int64_t>(runs.size());
+    const int64_t most = kWaveBytes / tile_group_bytes(gate_up.columns),
+                  all = static_cast<int64_t>(runs.size());
     for (int64_t first = 0, last = 0; first < all; first = last) {
       for (int64_t groups = 0; last < all && (last == first || groups + runs[last].groups <= most); ++last)
         groups += runs[last].groups;
@@ -292,19 +268,18 @@ int64_t experts_tiles_workspace(const Experts& experts, int64_t tokens, int64_t 
 void experts_tiles(const Experts& experts, const Route& route, const float* x, int64_t tokens, int64_t chosen,
                    float* y, uint8_t* workspace) {
   const int64_t choices = tokens * chosen;
-  Step step{
-      experts,
-      route,
-      *tile_kernels(choices / route.active),
-      *kKernels.pick(),
-      {experts.gate_up_format, 2 * experts.inner, experts.hidden, experts.gate_up, experts.gate_up_bias},
-      {experts.down_format, experts.hidden, experts.inner, experts.down, experts.down_bias},
-      x,
-      tokens,
-      y,
-      {},
-      workspace,
-      workspace + gathered_bytes(experts, choices)};
+  Step step{experts,
+            route,
+            *tile_kernels(choices / route.active),
+            *kKernels.pick(),
+            gate_up_of(experts),
+            down_of(experts),
+            x,
+            tokens,
+            y,
+            {},
+            workspace,
+            workspace + gathered_bytes(experts, choices)};
   step.run();
 }
 

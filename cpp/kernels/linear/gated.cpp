@@ -4,8 +4,8 @@
 
 #include <algorithm>
 
-#include "isa/isa.hpp"
 #include "kernels/linear/activations.hpp"
+#include "kernels/linear/pieces.hpp"
 #include "kernels/linear/tables.hpp"
 #include "kernels/scratch.hpp"
 #include "runtime/pool.hpp"
@@ -13,16 +13,8 @@
 namespace ktc::kernels {
 namespace {
 
-#ifdef KTC_X86
-constexpr isa::Dispatch<const ExpertKernels> kGates{&expert_kernels_generic, &expert_kernels_avx2,
-                                                    &expert_kernels_avx512, nullptr};
-#else
-constexpr isa::Dispatch<const ExpertKernels> kGates{&expert_kernels_generic};
-#endif
-
 constexpr int64_t kBands = kBlockColumns / kBandRows;  // of an item, gate and up each
 constexpr int64_t kPair = 2 * kBlockColumns;           // floats of a token in an item
-constexpr int64_t kPieceProducts = int64_t{1} << 19;   // worth giving to another thread, about 3 us
 constexpr int64_t kLeastRun = 48;                      // tokens for which a weight is worth decoding
 
 struct Gated {
@@ -69,7 +61,7 @@ struct Gated {
     multiply(call, count, panel);
 
     uint8_t* to = out + first * out_record + block * int64_t{sizeof(ActivationBlock)};
-    const ExpertKernels& kernels = *kGates.pick();
+    const ExpertKernels& kernels = expert_kernels();
     const int kind = static_cast<int>(gate);
     if (!tiles) return kernels.gate_blocks[kind](values, count, to, out_record);
     kernels.gate_floats[kind](values, count, reinterpret_cast<uint8_t*>(values), kPair * 4);

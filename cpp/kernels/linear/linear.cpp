@@ -5,6 +5,7 @@
 
 #include "isa/isa.hpp"
 #include "kernels/linear/activations.hpp"
+#include "kernels/linear/pieces.hpp"
 #include "kernels/linear/rounded.hpp"
 #include "kernels/linear/tables.hpp"
 #include "kernels/scratch.hpp"
@@ -39,11 +40,8 @@ FloatKernel rounded_product([[maybe_unused]] Format format, [[maybe_unused]] int
   return nullptr;
 }
 
-// A piece of work worth giving to another thread: about 3 us of a core.
-constexpr int64_t kPieceBytes = 64 << 10;  // of weights, read once
-constexpr int64_t kFewTokens = 4;          // so many take no longer than the weights' way from memory
-constexpr int64_t kSomeTokens = 32;        // so many are not split
-constexpr int64_t kPieceProducts = int64_t{1} << 19;  // multiply-adds
+constexpr int64_t kFewTokens = 4;    // so many take no longer than the weights' way from memory
+constexpr int64_t kSomeTokens = 32;  // so many are not split
 
 // Panels of bands times runs of tokens: the grid that many tokens are split by.
 struct Grid {

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "kernels/simd/sums_x86.inl.hpp"
+
 namespace ktc::kernels {
 namespace {
 
@@ -140,13 +142,6 @@ inline void vstore_s8(int8_t* p, vf v) {
   const vi q = _mm256_cvtps_epi32(v);
   const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
-}
-// Of 16 bytes: as unsigned ones they are 128 more each.
-inline int32_t vsum_s8(const int8_t* p) {
-  const __m128i raised =
-      _mm_xor_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), _mm_set1_epi8(-128));
-  const __m128i sums = _mm_sad_epu8(raised, _mm_setzero_si128());
-  return _mm_cvtsi128_si32(sums) + _mm_extract_epi16(sums, 4) - 16 * 128;
 }
 inline bool vfinite(vf a) {
   const vf zero_or_nan = a * vzero();

@@ -11,6 +11,8 @@
 
 #include <cstdint>
 
+#include "kernels/simd/sums_x86.inl.hpp"
+
 namespace ktc::kernels {
 namespace {
 
@@ -138,13 +140,6 @@ inline vf vload_exponent(const uint8_t* p) {
 }
 inline void vstore_s8(int8_t* p, vf v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v)));
-}
-// Of 16 bytes: as unsigned ones they are 128 more each.
-inline int32_t vsum_s8(const int8_t* p) {
-  const __m128i raised =
-      _mm_xor_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), _mm_set1_epi8(-128));
-  const __m128i sums = _mm_sad_epu8(raised, _mm_setzero_si128());
-  return _mm_cvtsi128_si32(sums) + _mm_extract_epi16(sums, 4) - 16 * 128;
 }
 inline bool vfinite(vf a) {
   return _mm512_fpclass_ps_mask(a, 0x99) == 0;  // no NaN of either kind, no infinity of either sign
