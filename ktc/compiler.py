@@ -33,6 +33,7 @@ from ktc.passes.schedule import Schedule
 from ktc.passes.specialize import Specialize
 from ktc.passes.transfer import Transfer
 from ktc.passes.verify import Level
+from ktc.passes.wanted_rows import WantedRows
 from ktc.weights.source import WeightSource
 
 if TYPE_CHECKING:
@@ -145,7 +146,9 @@ def run_passes(context: Context, options: Options) -> list[PassRecord]:
     manager = PassManager(context, dump, options.progress)
     rewrites = [ApplyRewrite(rewrite) for rewrite in context.rules.rewrites]
     gm = manager.run(
-        gm, [Bind(), Autoplace(), Check(), *rewrites, Caches(), Quantize(), Specialize()], Level()
+        gm,
+        [Bind(), Autoplace(), Check(), *rewrites, Caches(), WantedRows(), Quantize(), Specialize()],
+        Level(),
     )
     for phase, graph in list(context.phases.items()):
         graph = manager.run(graph, [Lower(phase)], Level(lowered=True), phase)

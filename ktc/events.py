@@ -18,7 +18,7 @@ class Event:
     Attributes:
         stage: the pass (or "capture", "load") that wrote it.
         kind: "applied" (a rule set an attribute), "fired" (a rewrite), "missed" (a near miss and its reason),
-            "lowered", "transfer", "folded", "stat" (counts and seconds of a pass).
+            "lowered", "transfer", "folded", "narrowed" (done for fewer tokens), "stat" (counts and seconds of a pass).
         subject: the site or node it is about; "" for the whole graph.
         data: plain JSON values, e.g. rule, file, line, value.
     """

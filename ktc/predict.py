@@ -3,8 +3,9 @@
 Nothing can be faster, so the tokens a second that follow are "at most". Decoding at n cached tokens reads every
 weight's share (k of E experts, one row of an embedding) and the cached keys and values of n tokens. A prefill step of T
 tokens reads an expert if one of them chose it, 1 - (1 - k/E)^T of all; its products take two operations an element and
-token, quantised weights as int8, others as bf16 or float32, whichever is faster here. Rows of logits are made for the
-last token alone. Attention's own arithmetic and all small ops are left out.
+token, quantised weights as int8, others as bf16 or float32, whichever is faster here. What follows the choice of the
+tokens whose logits are wanted is done for the last token alone. Attention's own arithmetic and all small ops are left
+out.
 """
 
 from __future__ import annotations
@@ -138,13 +139,13 @@ def predict(context: Context, placement: Placement, limits: Limits | None) -> Pr
 
     threads = min(_cpu.threads(), placement.threads or _cpu.threads())
     limit = None if limits is None else limits.at(threads)
-    heads = _logits_weights(placement)
+    last = _last_weights(placement)
     tokens = context.memory.tokens
     cached = _cached(context)
     floors: dict[str, Floor] = {}
     for name, device in context.devices.items():
         weights = [
-            (weight, store.nbytes, store.name in heads)
+            (weight, store.nbytes, store.name in last)
             for weight in context.weights.values() for store in weight.stores.values() if store.device == name
         ]  # fmt: skip
         if not weights and not cached.get(name):
@@ -165,14 +166,15 @@ def predict(context: Context, placement: Placement, limits: Limits | None) -> Pr
 
 
 def _load(weights: list[tuple[WeightPlan, int, bool]], tokens: int) -> Load:
-    """What a step of some tokens asks for; weights with their bytes, and whether logits are made of them."""
+    """What a step of some tokens asks for; weights with their bytes, and whether the last token alone meets them."""
     moved = int8 = floats = 0.0
-    for weight, nbytes, logits in weights:
-        moved += nbytes * (1.0 - (1.0 - weight.share) ** tokens)
+    for weight, nbytes, last in weights:
+        rows = 1 if last else tokens
+        moved += nbytes * (1.0 - (1.0 - weight.share) ** rows)
         looked_up = len(weight.shape) == 2 and weight.share * weight.shape[0] <= 1.0  # one row a token
         if len(weight.shape) < 2 or looked_up:
             continue
-        operations = 2.0 * math.prod(weight.shape) * weight.share * (1 if logits else tokens)
+        operations = 2.0 * math.prod(weight.shape) * weight.share * rows
         if weight.format in FLOAT_PRODUCTS:
             floats += operations
         else:
@@ -180,7 +182,7 @@ def _load(weights: list[tuple[WeightPlan, int, bool]], tokens: int) -> Load:
     return Load(moved, int8, floats)
 
 
-def _logits_weights(placement: Placement) -> set[str]:
+def _last_weights(placement: Placement) -> set[str]:
     """Names of what is read after the rows of the tokens whose logits are wanted were picked, in every graph."""
     found: list[set[str]] = []
     for graph in placement.graphs.values():

@@ -32,9 +32,10 @@ def call(
     target: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any] | None = None,
+    name: str | None = None,
 ) -> fx.Node:
     """Inserts a call at the graph's insertion point and computes its example value on fake tensors."""
-    node = graph.call_function(target, args, dict(kwargs or {}))
+    node = graph.create_node("call_function", target, args, dict(kwargs or {}), name)
     mode = fake_mode(graph)
     values, options = value_of(args), value_of(dict(kwargs or {}))
     # Layers are alike: what one call made of operands of some types, it makes of them in every layer.

@@ -123,6 +123,8 @@ def _sentence(row: dict[str, Any]) -> str:
             else f"rule `{row['rule']}`, {row['file']}:{row['line']}"
         )
         return f"{row['node']}: {row['op']} runs on {row['kernel']} on {row['device']} ({why})"
+    if kind == "narrowed":
+        return f"{row['node']}: only for the tokens whose logits are wanted"
     if kind == "transfer":
         return f"{row['value']} is copied from {row['source']} to {row['device']}"
     return ", ".join(f"{key} {value}" for key, value in row.items() if key not in ("pass", "kind"))

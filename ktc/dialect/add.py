@@ -24,4 +24,5 @@ SPEC = define(
     fake=fake,
     cost=elementwise("x", "y", flops=1),
     commutative=True,
+    rowwise=True,
 )

@@ -31,4 +31,5 @@ SPEC = define(
     fake=fake,
     cost=elementwise("x", "residual", "weight", flops=5, results=2),
     outputs=("norm", "sum"),
+    rowwise=True,
 )

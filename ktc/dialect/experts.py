@@ -111,5 +111,6 @@ SPEC = define(
     fake=fake,
     cost=cost,
     weights=("gate_up", "down"),
+    rowwise=True,
     effects=Effects(host_sync=True, data_dependent=True),
 )

@@ -23,4 +23,5 @@ SPEC = define(
     reference=reference,
     fake=fake,
     cost=elementwise("x", flops=8),
+    rowwise=True,
 )

@@ -23,4 +23,5 @@ SPEC = define(
     reference=reference,
     fake=fake,
     cost=elementwise("gate", "up", flops=9),
+    rowwise=True,
 )

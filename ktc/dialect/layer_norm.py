@@ -23,4 +23,5 @@ SPEC = define(
     reference=reference,
     fake=fake,
     cost=elementwise("x", "weight", "bias", flops=8),
+    rowwise=True,
 )

@@ -45,4 +45,5 @@ SPEC = define(
     fake=fake,
     cost=cost,
     weights=("weight",),
+    rowwise=True,
 )

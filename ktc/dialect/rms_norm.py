@@ -29,4 +29,5 @@ SPEC = define(
     reference=reference,
     fake=fake,
     cost=elementwise("x", "weight", flops=4),
+    rowwise=True,
 )

@@ -124,4 +124,5 @@ SPEC = define(
     fake=fake,
     cost=cost,
     outputs=("weights", "indices"),
+    rowwise=True,
 )

@@ -23,4 +23,5 @@ SPEC = define(
     reference=reference,
     fake=fake,
     cost=elementwise("gate", "up", flops=5),
+    rowwise=True,
 )

@@ -66,6 +66,8 @@ class OpSpec:
         outputs: names of the results, in order.
         weights: operands that are weights of a model and may be stored quantised.
         commutative: whether the first two operands may be exchanged.
+        rowwise: whether row i of every result follows from row i of the operands that have rows, and from weights:
+            of no dimension but the last are elements combined.
         effects: see `Effects`.
         op: the overload that graphs call, `torch.ops.kt.linear.default`.
         reference: its meaning in plain torch, on any device.
@@ -82,6 +84,7 @@ class OpSpec:
     outputs: tuple[str, ...]
     weights: tuple[str, ...]
     commutative: bool
+    rowwise: bool
     effects: Effects
     op: torch._ops.OpOverload
     reference: Callable[..., Any]
@@ -102,6 +105,7 @@ def define(
     outputs: tuple[str, ...] = ("out",),
     weights: tuple[str, ...] = (),
     commutative: bool = False,
+    rowwise: bool = False,
     effects: Effects | None = None,
     caches: Callable[[Mapping[str, Any]], tuple[int, int, int]] | None = None,
 ) -> OpSpec:
@@ -109,7 +113,7 @@ def define(
 
     Args:
         schema: `name(args) -> results` in torch's schema language, without the namespace.
-        reference, fake, cost, outputs, weights, commutative, effects, caches: see `OpSpec`.
+        reference, fake, cost, outputs, weights, commutative, rowwise, effects, caches: see `OpSpec`.
 
     Returns:
         The op's record. A name defined twice is a programming error (ValueError).
@@ -129,6 +133,7 @@ def define(
         outputs=outputs,
         weights=weights,
         commutative=commutative,
+        rowwise=rowwise,
         effects=effects or Effects(),
         op=op,
         reference=reference,

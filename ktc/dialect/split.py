@@ -25,4 +25,5 @@ SPEC = define(
     reference=reference,
     fake=reference,
     cost=cost,
+    rowwise=True,
 )

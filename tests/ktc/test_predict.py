@@ -49,12 +49,22 @@ def test_a_dense_model() -> None:
     head = config.hidden_size // config.num_attention_heads
     entry = 2 * 2 * config.num_key_value_heads * head * config.num_hidden_layers
     assert floor.decode_full.nbytes - floor.decode.nbytes == pytest.approx(96 * entry)
-    # Every matrix once a token, but the head's, whose rows are for the last token.
-    matrices = [w for w in context.weights.values() if len(w.shape) == 2 and w is not embedding]
-    elements = sum(w.shape[0] * w.shape[1] for w in matrices)
-    logits = config.vocab_size * config.hidden_size
+    # Every matrix once a token, but those behind the last attention, which meet the last token alone.
+    matrices = {
+        w.name: w.shape[0] * w.shape[1]
+        for w in context.weights.values()
+        if len(w.shape) == 2 and w is not embedding
+    }
+    layer = f"model.layers.{config.num_hidden_layers - 1}."
+    behind = [
+        name
+        for name in matrices
+        if name == "lm_head.weight" or name.startswith((f"{layer}mlp.", f"{layer}self_attn.o_"))
+    ]
+    assert len(behind) == 5
+    elements, last = sum(matrices.values()), sum(matrices[name] for name in behind)
     assert floor.decode.floats == 2 * elements and floor.decode.int8 == 0
-    assert floor.prefill.floats == 2 * (elements - logits) * context.chunk + 2 * logits
+    assert floor.prefill.floats == 2 * (elements - last) * context.chunk + 2 * last
     assert floor.prefill.nbytes <= sum(s.nbytes for w in context.weights.values() for s in w.stores.values())
     rates = found.rates()
     assert rates is not None and floor.seconds is not None

@@ -213,7 +213,7 @@ def test_bad_steps_are_refused_with_the_node() -> None:
     wanted = run()
     with pytest.raises(OperandError, match=r"embedding.*token id 512"):
         run(input_ids=torch.tensor([[1, 512]]))
-    with pytest.raises(OperandError, match="index_select: index 2"):
+    with pytest.raises(OperandError, match="_wanted: index 2"):
         run(logits_index=torch.tensor([2]))
     with pytest.raises(OperandError, match=r"attention.*slots"):
         run(slots=torch.tensor([0, 10**9]))
