@@ -111,7 +111,7 @@ class Row:
         """What bounds the test, and the share of it that was reached: of bandwidth, or of arithmetic."""
         tokens = self.test.tokens
         if self.test.prompt:
-            reached = 2 * (self.work.macs * tokens + self.work.head) / statistics.median(seconds)
+            reached = 2 * (self.work.macs * tokens + self.work.last) / statistics.median(seconds)
             return f"{self.work.macs / 1e9:.3f} GMAC", f"{reached / 1e12:.3f} TOPS, {reached / peak:.0%}"
         rates = [self.work.nbytes * tokens / one for one in seconds]
         shares = [rate / limit for rate, limit in zip(rates, bandwidth, strict=True)]
@@ -201,8 +201,8 @@ def _row(
     row = Row(model, test, f"{peer.name}, {setting}", work)
     if work.expert and test.prompt:
         steps = -(-test.tokens // ours.model.prefill_chunk)
-        touched = min(work.experts, ours.expert_bytes(test) / work.expert / steps)  # with some activations
-        row.touched = f"{touched:.0f} of {work.experts}"
+        touched = work.touched(ours.expert_bytes(test) / steps)  # with some activations
+        row.touched = "" if touched is None else f"{touched:.0f} of {work.experts}"
     for _ in range(options.rounds):
         time.sleep(PAUSE)
         before = meter.now()

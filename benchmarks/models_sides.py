@@ -169,16 +169,28 @@ class Work:
 
     Attributes:
         nbytes: weights read for one token decoded.
-        macs: multiply-adds for a token, without attention's; those of the head apart, which a prompt needs once.
+        macs: multiply-adds for a token of a prompt, without attention's.
+        last: those that a prompt needs for its last token alone: of the head, and of what follows the last attention.
         experts: of a layer; 0 for none.
+        chosen: experts of a token.
         expert: bytes of one expert of every layer.
+        layers: layers with experts.
     """
 
     nbytes: float
     macs: float
-    head: float
+    last: float
     experts: int
+    chosen: int
     expert: float
+    layers: int
+
+    def touched(self, nbytes: float) -> float | None:
+        """Experts of a layer that a step of a prompt reads, from the bytes of all; None if only the last has any."""
+        if self.layers < 2:
+            return None
+        each = self.expert / self.layers  # the last layer's serve one token
+        return min(self.experts, (nbytes / each - self.chosen) / (self.layers - 1))
 
 
 def work_of(path: Path) -> Work:
@@ -187,23 +199,25 @@ def work_of(path: Path) -> Work:
     config = source.config()
     names = ("n_routed_experts", "num_experts", "num_local_experts")
     count = next((count for name in names if (count := getattr(config, name, None))), 1)
-    share = getattr(config, "num_experts_per_tok", 1) / count if count > 1 else 1.0
+    chosen = getattr(config, "num_experts_per_tok", 1) if count > 1 else 1
     headers = source.headers()
     nbytes = macs = last = expert = 0.0
     head = "output.weight" if "output.weight" in headers else "token_embd.weight"
+    behind = tuple(f"blk.{config.num_hidden_layers - 1}.{part}" for part in ("attn_output", "ffn_"))
     for name, header in headers.items():
         if name == "token_embd.weight" != head:
             continue
         routed = "_exps." in name
-        part = share if routed else 1.0
+        part = chosen / count if routed else 1.0
         nbytes += header.nbytes * part
         products = float(np.prod(header.shape)) * part if len(header.shape) > 1 else 0.0
-        if name == head:
+        if name == head or name.startswith(behind):
             last += products
         else:
             macs += products
         expert += header.nbytes / count if routed else 0.0
-    return Work(nbytes, macs, last, count if expert else 0, expert)
+    layers = sum("ffn_down_exps." in name for name in headers)
+    return Work(nbytes, macs, last, count if expert else 0, chosen, expert, layers)
 
 
 def agreement_ids(model: PreTrainedModel, tokens: int) -> torch.Tensor:
