@@ -8,9 +8,25 @@ import torch
 from ktc.backends.cpu.experts import experts, pack
 from ktc.backends.cpu.packed_matrices import packed_bytes
 from ktc.backends.registry import Weight
-from support.packed_weights import FLOATS, aligned, as_int8, columns_step, dense, make_blocks
+from support.packed_weights import (
+    FLOATS,
+    aligned,
+    as_bf16,
+    as_int8,
+    columns_step,
+    dense,
+    make_blocks,
+    rounded,
+)
 
 from ktc.dialect.experts import ACTIVATIONS, reference
+
+
+def seen(x: torch.Tensor, format: str, tokens: int) -> torch.Tensor:
+    """Activations of one of an expert's `tokens` tokens as the kernel of this format reads them, in float64."""
+    if rounded(format, tokens):
+        return as_bf16(x)
+    return x.double() if format in FLOATS else as_int8(x.float())
 
 
 @dataclass
@@ -47,18 +63,16 @@ class Layer:
         )
 
     def ladder(self, x: torch.Tensor, indices: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """The result in float64 on the activations as the kernel quantises them, of x and after the gate."""
+        """The result in float64 on the activations as the kernel quantises or rounds them, of x and after the gate."""
         out = torch.zeros(x.shape, dtype=torch.float64)
-        seen = x.double() if self.up_format in FLOATS else as_int8(x)
+        shares = torch.bincount(indices.reshape(-1), minlength=len(self.up_dense)).tolist()
         for token, choice in torch.cartesian_prod(torch.arange(len(x)), torch.arange(indices.shape[1])):
-            expert = indices[token, choice]
-            hidden = self.up_dense[expert] @ seen[token]
+            expert = int(indices[token, choice])
+            hidden = self.up_dense[expert] @ seen(x[token], self.up_format, shares[expert])
             if self.up_bias is not None:
                 hidden += self.up_bias[expert]
             hidden = ACTIVATIONS[self.gate](hidden)
-            if self.down_format not in FLOATS:
-                hidden = as_int8(hidden.float())
-            hidden = self.down_dense[expert] @ hidden
+            hidden = self.down_dense[expert] @ seen(hidden, self.down_format, shares[expert])
             if self.down_bias is not None:
                 hidden += self.down_bias[expert]
             out[token] += weights[token, choice].double() * hidden

@@ -11,7 +11,7 @@ from ktc import _cpu
 @contextmanager
 def float_activations() -> Iterator[None]:
     """Inside, weights in bf16 and fp8 meet float activations at any number of tokens: below the levels that round
-    activations to bf16 (avx512vnni from 8 tokens on, amx from 32). Integer products are the same at every level.
+    activations to bf16 (avx512vnni from 3 tokens on, amx from 32). Integer products are the same at every level.
     """
     before = _cpu.isa()
     if before in ("avx512vnni", "amx"):

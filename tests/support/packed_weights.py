@@ -87,7 +87,7 @@ def nmse(value: torch.Tensor, wanted: torch.Tensor) -> float:
 
 FLOATS = ("f32", "f16", "bf16", "fp8")
 """Formats that meet float activations; the others meet int8, or bf16 on tiles."""
-ROUNDED_TOKENS = 8
+ROUNDED_TOKENS = 3
 """From so many tokens on, a level that multiplies bf16 rounds activations for weights of bf16 and fp8; rounded.hpp."""
 TILE_TOKENS = 32
 """From so many tokens on, the kernels of level amx round activations and weights to bf16; TileKernels in tables.hpp."""

@@ -18,6 +18,7 @@
 #include "kernels/linear/activations.hpp"
 #include "kernels/linear/linear.hpp"
 #include "kernels/linear/pieces.hpp"
+#include "kernels/linear/rounded.hpp"
 #include "kernels/linear/tables.hpp"
 #include "kernels/packed/pack.hpp"
 #include "kernels/scratch.hpp"
@@ -66,12 +67,14 @@ int64_t grain(const Matrix& matrix, int64_t item_rows, int64_t tokens) {
   return std::max<int64_t>(1, std::min(kPieceBytes / bytes, kPieceProducts / products));
 }
 
-void multiply(const Matrix& matrix, const LinearCall& call, int64_t tokens, uint8_t* panel) {
+// `tokens` of the `expert_tokens` tokens of an expert, whose number chooses the kernel of float weights.
+void multiply(const Matrix& matrix, const LinearCall& call, int64_t tokens, int64_t expert_tokens,
+              uint8_t* panel) {
   const int64_t bands = call.rows / kBandRows;
   if (matrix.integers()) {
     integer_kernels().multiply(matrix.format, call, 0, bands, 0, tokens, panel);
   } else {
-    float_kernels().multiply[static_cast<int>(matrix.format)](call, 0, bands, 0, tokens);
+    float_product(matrix.format, expert_tokens)(call, 0, bands, 0, tokens);
   }
 }
 
@@ -115,7 +118,7 @@ struct Step {
     for (int64_t first = 0; first < count; first += run) {
       const int64_t here = std::min(run, count - first), choice = route.begin[active] + first;
       call.order = route.token + choice;
-      multiply(gate_up, call, here, panel);
+      multiply(gate_up, call, here, count, panel);
       gate_rows(values, here, inner + choice * record(down) + block * block_bytes);
     }
   }
@@ -141,7 +144,7 @@ struct Step {
       for (int64_t first = 0; first < count; first += run) {
         const int64_t here = std::min(run, count - first), choice = route.begin[active] + first;
         call.x = inner + choice * record(down);
-        multiply(down, call, here, panel);
+        multiply(down, call, here, count, panel);
         kernels.accumulate(values, here, rows, route.token + choice, route.weight + choice, sums);
       }
     }

@@ -10,6 +10,6 @@ extern const RoundedKernels rounded_kernels_avx512vnni;
 const RoundedKernels rounded_kernels_avx512vnni = {
     {nullptr, nullptr, multiply_rounded<Format::bf16>, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
      nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, multiply_rounded<Format::fp8>},
-    8};
+    3};
 
 }  // namespace ktc::kernels

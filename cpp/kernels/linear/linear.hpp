@@ -12,7 +12,7 @@ struct TileKernels;
 // y[tokens, rows] = x[tokens, columns] * weight^T + bias[rows] (or null).
 //
 // Quantised weights meet activations quantised to int8 in blocks of 32 columns (Q8 blocks with float scales),
-// float weights meet them as they are, or from 8 tokens on, where a level multiplies bf16 (avx512vnni), bf16
+// float weights meet them as they are, or from 3 tokens on, where a level multiplies bf16 (avx512vnni), bf16
 // and fp8 weights meet them rounded to bf16; sums are float32. `x_stride` and `y_stride` are floats between
 // tokens. x and y do not overlap. The result does not depend on the number of threads; with quantised
 // weights, a token's does not depend on the other tokens or on how many there are either, except on a level
