@@ -32,9 +32,9 @@ int64_t experts_workspace(const Experts& experts, int64_t tokens, int64_t chosen
 // x and y do not overlap.
 //
 // As in `linear`, quantised weights meet int8 activations, here those of x and those after the gate, or bf16
-// ones on tiles (tiles.hpp), where a level has them and there are enough tokens an expert; weights in bf16 and
-// fp8 meet floats, or bf16 for those experts that have enough tokens (linear/rounded.hpp). A token's result
-// depends on the other tokens by these choices alone, and not on the number of threads.
+// ones on tiles (tiles.hpp), where a level has them and there are enough tokens an expert; weights in bf16
+// and fp8 meet floats, or bf16 for those experts that have enough tokens (linear/rounded.hpp). A token's
+// result depends on the other tokens by these choices alone, and not on the number of threads.
 //
 // Throws std::out_of_range, before anything is written, for an index outside [0, count).
 void experts(const Experts& experts, const float* x, const int64_t* indices, const float* weights,
