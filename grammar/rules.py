@@ -36,7 +36,7 @@ class DeviceDecl:
         memory: budget of each member in bytes; None for what the hardware reports.
         reserve: bytes of it that the plan must leave free.
         threads: threads that its kernels may use; None for all.
-        numa: NUMA nodes to use; None for all.
+        numa: how many NUMA nodes its kernels and weights use, the first ones; None for all.
         options: every option as evaluated, those above included.
     """
 

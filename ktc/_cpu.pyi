@@ -144,6 +144,15 @@ def set_threads(count: int) -> None:
         ValueError: `count` is not in 1..1024.
     """
 
+def use_nodes(count: int) -> int:
+    """
+    Holds kernels to the machine's first `count` NUMA nodes, 0 for all, with one thread a physical core of theirs;
+    waits for running kernels. Returns the nodes in use, which are fewer where the machine has fewer.
+
+    Raises:
+        ValueError: `count` is negative.
+    """
+
 def limit_threads(count: int) -> int:
     """
     Limits the threads that kernels called from this Python thread use; 0 for no limit.

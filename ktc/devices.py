@@ -68,7 +68,14 @@ def _resolve(
         if memory is None and present:
             memory = int(torch.cuda.get_device_properties(number).total_memory)
     return DeviceSpec(
-        ref, device, memory, declared.reserve, declared.memory is not None, declared.threads, absent
+        ref,
+        device,
+        memory,
+        declared.reserve,
+        declared.memory is not None,
+        declared.threads,
+        declared.numa,
+        absent,
     )
 
 

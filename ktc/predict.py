@@ -137,7 +137,10 @@ def predict(context: Context, placement: Placement, limits: Limits | None) -> Pr
     """
     from ktc import _cpu
 
+    _, cores, *_ = _cpu.topology()
     threads = min(_cpu.threads(), placement.threads or _cpu.threads())
+    if placement.nodes is not None:
+        threads = min(threads, sum(map(len, cores[: placement.nodes])))
     limit = None if limits is None else limits.at(threads)
     last = _last_weights(placement)
     tokens = context.memory.tokens

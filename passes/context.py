@@ -59,6 +59,7 @@ class DeviceSpec:
         reserve: bytes of it that stay free.
         declared: whether the file gave the budget.
         threads: most threads that its kernels use; None for all.
+        nodes: how many NUMA nodes a CPU's threads and weights use; None for all.
         absent: whether it is not on this machine, so that nothing may be placed on it.
     """
 
@@ -68,6 +69,7 @@ class DeviceSpec:
     reserve: int = 0
     declared: bool = False
     threads: int | None = None
+    nodes: int | None = None
     absent: bool = False
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from ktc.grammar.evaluate import EvaluationError, evaluate, names_used
@@ -32,7 +33,7 @@ def emit(context: Context) -> Placement:
         for spec in context.caches
     )  # fmt: skip
     loaded = {weight.name for weight in weights} | {n for cache in caches for n in (cache.key, cache.value)}
-    threads = [device.threads for device in context.devices.values() if device.hardware == "cpu"]
+    hosts = [device for device in context.devices.values() if device.hardware == "cpu"]
     buffers, homes = _buffers(context, loaded)
     used = {context.io_device, *homes.values(), *(w.device for w in weights), *(c.device for c in caches)}
     used |= {
@@ -57,8 +58,15 @@ def emit(context: Context) -> Placement:
         config=context.config,
         output_spec=context.captured.output_spec,
         inputs=context.captured.inputs,
-        threads=max((count for count in threads if count), default=None) if all(threads) else None,
+        threads=_most(device.threads for device in hosts),
+        nodes=_most(device.nodes for device in hosts),
     )
+
+
+def _most(limits: Iterable[int | None]) -> int | None:
+    """The largest of the limits of all CPU devices, which share one pool; None if one has none."""
+    found = list(limits)
+    return None if None in found else max((limit for limit in found if limit is not None), default=None)
 
 
 def _phase(phase: Phase, context: Context) -> PhaseEntry:

@@ -46,17 +46,19 @@ thread_local int thread_limit = 0;
 }  // namespace
 
 struct Pool::State {
-  State(Topology machine, int count, std::string reason)
+  // `used` are nodes of `whole`.
+  State(Topology whole, Topology used, int count, std::string reason)
       : threads(count),
         why(std::move(reason)),
-        topology(std::move(machine)),
+        machine(std::move(whole)),
+        topology(std::move(used)),
         seats(topology, count),
         ranges(count),
         desks(count) {}
 
   const int threads;
   const std::string why;
-  const Topology topology;
+  const Topology machine, topology;  // all of it, and the nodes in use
   const Seats seats;
   std::vector<Range> ranges;
   std::vector<Desk> desks;  // by worker
@@ -246,14 +248,14 @@ Pool::Pool(State* state) : state_(state) {}
 void Pool::forget_after_fork() {
   current_worker = -1;
   const State& old = *existing->state_.load();
-  existing->state_ = new State(old.topology, old.threads, old.why);
+  existing->state_ = new State(old.machine, old.topology, old.threads, old.why);
 }
 
 Pool& Pool::instance() {
   static Pool* const pool = [] {
-    Topology topology = read_topology();
-    const ThreadChoice choice = choose_threads(topology, std::getenv("KTC_THREADS"));
-    existing = new Pool(new State(std::move(topology), choice.count, choice.why));
+    const Topology machine = read_topology();
+    const ThreadChoice choice = choose_threads(machine, std::getenv("KTC_THREADS"));
+    existing = new Pool(new State(machine, machine, choice.count, choice.why));
 #ifdef __linux__
     pthread_atfork(nullptr, nullptr, &Pool::forget_after_fork);
 #endif
@@ -324,13 +326,17 @@ Pool::Session::~Session() {
 
 namespace {
 
+void check_outside() {
+  if (current_worker >= 0)
+    throw std::logic_error("the number of threads cannot change inside a parallel loop");
+}
+
 void check_count(int count) {
   if (count < 1 || count > Pool::kMaximum) {
     throw std::invalid_argument("a thread pool has 1 to " + std::to_string(Pool::kMaximum) +
                                 " threads, not " + std::to_string(count));
   }
-  if (current_worker >= 0)
-    throw std::logic_error("the number of threads cannot change inside a parallel loop");
+  check_outside();
 }
 
 std::mutex changes;
@@ -347,13 +353,28 @@ void Pool::set_threads(int count) {
   const std::lock_guard<std::mutex> change(changes);
   const State& old = *state_.load();
   if (!beyond_cpus.load()) count = std::min(count, old.topology.logical());
-  if (count != old.threads) replace(new State(old.topology, count, "set by the program"));
+  if (count != old.threads) replace(new State(old.machine, old.topology, count, "set by the program"));
+}
+
+int Pool::use_nodes(int count) {
+  if (count < 0) throw std::invalid_argument("no number of NUMA nodes: " + std::to_string(count));
+  check_outside();
+  const std::lock_guard<std::mutex> change(changes);
+  const State& old = *state_.load();
+  const Topology used = old.machine.first_nodes(count);
+  if (used.nodes.size() != old.topology.nodes.size()) {
+    const ThreadChoice choice = choose_threads(used, std::getenv("KTC_THREADS"));
+    const std::string nodes =
+        std::to_string(used.nodes.size()) + " of " + std::to_string(old.machine.nodes.size()) + " NUMA nodes";
+    replace(new State(old.machine, used, choice.count, choice.why + ", " + nodes));
+  }
+  return static_cast<int>(used.nodes.size());
 }
 
 void Pool::set_topology(const Topology& topology, int count) {
   check_count(count);
   const std::lock_guard<std::mutex> change(changes);
-  replace(new State(topology, count, "set by the program"));
+  replace(new State(topology, topology, count, "set by the program"));
 }
 
 void Pool::replace(State* next) {

@@ -37,6 +37,11 @@ class Pool {
   // Throws std::invalid_argument outside [1, kMaximum], std::logic_error inside a loop.
   void set_threads(int count);
 
+  // Holds threads to the machine's first `count` nodes (0: all), as many as choose_threads says for those,
+  // and waits for a running loop; nothing where these nodes are in use already. Returns the nodes in use.
+  // Throws std::invalid_argument for a negative count, std::logic_error inside a loop.
+  int use_nodes(int count);
+
   // For tests: whether set_threads goes beyond the CPUs, where threads only take turns.
   static void allow_more_than_cpus(bool allowed);
 

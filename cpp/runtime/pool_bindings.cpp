@@ -27,6 +27,13 @@ void ktc::bind_pool(nb::module_& m) {
       "Changes the number of threads, to the CPUs that the process may run on at most; waits for running "
       "kernels.\n\n"
       "Raises:\n    ValueError: `count` is not in 1..1024.");
+  m.def(
+      "use_nodes", [](int count) { return Pool::instance().use_nodes(count); }, nb::arg("count"),
+      nb::call_guard<nb::gil_scoped_release>(),
+      "Holds kernels to the machine's first `count` NUMA nodes, 0 for all, with one thread a physical core "
+      "of "
+      "theirs;\nwaits for running kernels. Returns the nodes in use, which are fewer where the machine has "
+      "fewer.\n\nRaises:\n    ValueError: `count` is negative.");
   m.def("limit_threads", &Pool::limit_threads, nb::arg("count"),
         "Limits the threads that kernels called from this Python thread use; 0 for no limit.\n\n"
         "Returns the limit before.");

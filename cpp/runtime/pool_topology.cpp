@@ -160,6 +160,14 @@ int Topology::logical() const {
   return static_cast<int>(count);
 }
 
+Topology Topology::first_nodes(int count) const {
+  Topology found = *this;
+  if (count < 1 || count >= static_cast<int>(nodes.size())) return found;
+  found.nodes.resize(static_cast<size_t>(count));
+  std::erase_if(found.cores, [count](const Core& core) { return core.node >= count; });
+  return found;
+}
+
 Topology read_topology(const std::string& root) {
   const std::string status = read_text(root + "/proc/self/status");
   Topology result;

@@ -21,6 +21,8 @@ struct Topology {
   std::vector<int> cpus_of(int node) const;
   // Logical CPUs of all cores.
   int logical() const;
+  // The same machine with its first nodes and their cores alone; all of them for 0 or more than there are.
+  Topology first_nodes(int count) const;
 };
 
 // More nodes than these count as one.

@@ -157,7 +157,7 @@ def _device_option(scope: Scope, item: tree.Device, option: tree.Keyword, values
     value = _evaluate(scope, option.value, "KT119")
     if len(scope.diagnostics) > before:
         return
-    least = 0 if option.name in ("reserve", "numa") else 1
+    least = 0 if option.name == "reserve" else 1
     if (
         not fits("int" if isinstance(value, int) and not isinstance(value, bool) else "float", kind)
         or value < least

@@ -54,6 +54,7 @@ class GraphEngine:
         self.device = torch.device(placement.devices[placement.io_device])
         self._on_cpu = self.device.type == "cpu"
         self.dtype = torch.float32
+        _cpu.use_nodes(placement.nodes or 0)  # before weights are placed for the threads that will read them
         if isinstance(source, PackedWeights):
             weights = source.load(progress)
         else:

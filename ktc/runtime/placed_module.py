@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from ktc import _cpu
 from ktc.errors import KtcError
 from ktc.runtime.graph_engine import stored_weights
 from ktc.runtime.load import load_weights
@@ -32,6 +33,7 @@ class PlacedModule(torch.nn.Module):
     def __init__(self, placement: Placement, source: WeightSource, original: torch.nn.Module) -> None:
         super().__init__()
         self.placement = placement
+        _cpu.use_nodes(placement.nodes or 0)
         weights = load_weights(source, stored_weights(placement, source), threads=placement.threads)
         self.weight_bytes = sum(tensor.nbytes for tensor in weights.values())
         self._program = Program(

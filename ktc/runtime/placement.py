@@ -94,6 +94,7 @@ class Placement:
         tokens, block_size: size of the KV cache.
         chunk: most tokens of one prefill step.
         threads: most threads that CPU kernels use, where every CPU device declares some; None for all.
+        nodes: NUMA nodes that CPU kernels and weights use, likewise.
         parameters: shape of every parameter of the model, to find it in a source.
         config: the configuration of the model, None for a module without one.
         output_spec: how a module's results are put together again.
@@ -117,6 +118,7 @@ class Placement:
     output_spec: Any = None
     inputs: tuple[str, ...] = ()
     threads: int | None = None
+    nodes: int | None = None
     notes: dict[str, Any] = field(default_factory=dict)
 
     def on_cpu(self, node: fx.Node) -> bool:
@@ -147,6 +149,7 @@ class Placement:
             "parameters": {name: list(shape) for name, shape in self.parameters.items()},
             "inputs": list(self.inputs),
             "threads": self.threads,
+            "nodes": self.nodes,
         }
 
     @classmethod
@@ -170,6 +173,7 @@ class Placement:
                 config=config,
                 inputs=tuple(data["inputs"]),
                 threads=data.get("threads"),
+                nodes=data.get("nodes"),
             )
             found._check()
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, WeightError) as error:

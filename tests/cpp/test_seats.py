@@ -39,6 +39,23 @@ def test_threads_sit_on_their_cores_by_node(use: Use) -> None:
     assert _cpu._pool_seats(8) == [(i, i, i // 4) for i in range(8)]
 
 
+def test_some_nodes_of_a_machine(use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KTC_THREADS", raising=False)
+    use(TWO_SOCKETS, 8)
+    assert (_cpu.use_nodes(1), _cpu.threads()) == (1, 4)
+    assert _cpu.why_threads() == "one a physical core, 1 of 2 NUMA nodes"
+    nodes, cores, *_ = _cpu.topology()
+    assert (nodes, cores) == ([0], [[[0, 8], [1, 9], [2, 10], [3, 11]]])
+    assert _cpu._pool_seats(4) == [(i, i, 0) for i in range(4)]
+    _cpu.set_threads(3)
+    assert (_cpu.use_nodes(1), _cpu.threads()) == (1, 3), "nothing changes where nothing has to"
+    assert (_cpu.use_nodes(9), _cpu.threads()) == (2, 8)
+    _cpu.set_threads(5)
+    assert (_cpu.use_nodes(0), _cpu.threads()) == (2, 5)
+    with pytest.raises(ValueError, match="-1"):
+        _cpu.use_nodes(-1)
+
+
 def test_fewer_threads_are_spread_over_the_nodes(use: Use) -> None:
     """Half of the threads on one node would leave the other's memory idle."""
     use(TWO_SOCKETS, 4)

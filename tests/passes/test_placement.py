@@ -10,6 +10,7 @@ from ktc.grammar.loading import load
 from ktc.passes.fit import misfit
 from ktc.passes.ops import op_name
 from ktc.passes.schedule import segments
+from support.fake_machines import TWO_SOCKETS
 
 import ktc
 from ktc.compiler import Options, compile_language_model
@@ -176,6 +177,26 @@ def test_threads_of_a_device_limit_its_kernels(llama, monkeypatch):
     with torch.no_grad():
         placed(torch.arange(3, 9)[None])
     assert seen == [1] and _cpu.threads() == before
+
+
+def test_numa_holds_kernels_to_some_nodes(llama, tmp_path, monkeypatch):
+    """On a machine of two nodes that is made up; the model that was loaded last decides, as there is one pool."""
+    from ktc import _cpu
+
+    monkeypatch.delenv("KTC_THREADS", raising=False)
+    before = _cpu.threads()
+    _cpu._pool_topology(TWO_SOCKETS.write(tmp_path), 8)
+    try:
+        for devices, nodes in (
+            ("device host = cpu (numa = 1)", [0]),
+            ("device host = cpu (numa = 1, threads = 2)\ndevice far = cpu (numa = 2)", [0, 1]),
+            ("device host = cpu (numa = 1)\ndevice far = cpu", [0, 1]),
+            ("device host = cpu (numa = 7)", [0, 1]),
+        ):
+            ktc.rewrite(llama, f"{devices}\nrule everything {{ match ** place host }}\n")
+            assert (_cpu.topology()[0], _cpu.threads()) == (nodes, 4 * len(nodes)), devices
+    finally:
+        _cpu._pool_topology("", before)
 
 
 def test_members_of_a_group_that_hold_nothing_may_be_absent(llama):
