@@ -34,6 +34,7 @@ from ktc.passes.specialize import Specialize
 from ktc.passes.transfer import Transfer
 from ktc.passes.verify import Level
 from ktc.passes.wanted_rows import WantedRows
+from ktc.prefill import STEP, default_chunk
 from ktc.weights.source import WeightSource
 
 if TYPE_CHECKING:
@@ -64,13 +65,13 @@ class Options:
     Attributes:
         planning: no weights will be loaded, and hardware may be elsewhere.
         dump: folder for what each pass changed.
-        chunk: tokens of one prefill step.
+        chunk: tokens of one prefill step; None for `default_chunk`.
         progress: called with the name of each stage.
     """
 
     planning: bool = False
     dump: Path | None = None
-    chunk: int = 512
+    chunk: int | None = None
     progress: Callable[[str], None] | None = None
 
 
@@ -103,7 +104,7 @@ def compile_language_model(
     context = Context(
         rules=rules, captured=captured, sites=sites, config=config, devices=devices,
         io_device=_io_device(devices), dtype=torch.float32, shapes=shapes, source=source,
-        binding=binding, events=EventStream(), chunk=options.chunk, block_size=32,
+        binding=binding, events=EventStream(), chunk=options.chunk or default_chunk(config), block_size=32,
     )  # fmt: skip
     records = run_passes(context, options)
     seconds = {"capture": captured_at - start, "passes": time.perf_counter() - captured_at}
@@ -130,7 +131,7 @@ def compile_module(
     context = Context(
         rules=rules, captured=captured, sites={site.name: site for site in module_sites(module)}, config=config,
         devices=devices, io_device=_io_device(devices), dtype=torch.float32, shapes=shapes,
-        source=source, binding=source.bind(shapes, config), events=EventStream(), chunk=options.chunk,
+        source=source, binding=source.bind(shapes, config), events=EventStream(), chunk=options.chunk or STEP,
     )  # fmt: skip
     records = run_passes(context, options)
     seconds = {"capture": captured_at - start, "passes": time.perf_counter() - captured_at}

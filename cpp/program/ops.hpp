@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "program/tensor.hpp"
+#include "runtime/soon.hpp"
 
 namespace ktc::program {
 
@@ -37,6 +38,7 @@ struct Step {
   Work work;
   std::function<Work()> more =
       {};  // what depends on the step's data, asked for while it counts; may be empty
+  std::vector<runtime::Region> weights = {};  // that it reads once from beginning to end, to be asked for ahead
 };
 
 struct Chain;

@@ -73,6 +73,19 @@ Work work_of(const kernels::PackedWeight& weight, int64_t tokens, bool writes) {
           2.0 * values * static_cast<double>(weight.columns)};
 }
 
+// Up to so many tokens a weight is read once, as fast as memory allows.
+constexpr int64_t kReadOnce = 4;
+
+std::vector<runtime::Region> weights_of(const std::vector<Product>& products, int64_t tokens) {
+  std::vector<runtime::Region> found;
+  if (tokens > kReadOnce) return found;
+  for (const Product& p : products) {
+    const kernels::PackedWeight& w = p.weight;
+    found.push_back({w.data, kernels::packed_bytes(w.format, w.rows, w.columns)});
+  }
+  return found;
+}
+
 // linear: x[..., K], packed weight, bias[N] or none, y[..., N] contiguous; ints: format, N, K, threads (0:
 // all). Several with one x share its quantised form.
 Step make_linear(const std::vector<Call>& calls) {
@@ -93,7 +106,9 @@ Step make_linear(const std::vector<Call>& calls) {
               kernels::linear(product.weight, in.x.data<const float>(), in.stride, in.tokens,
                               product.bias.data<const float>(), product.y.data<float>(), product.y.size(-1));
             },
-            work};
+            work,
+            {},
+            weights_of(products, in.tokens)};
   }
   const Tensor records = calls[0].temporary(kernels::activation_bytes(in.tokens, in.columns));
   return {[=] {
@@ -107,7 +122,9 @@ Step make_linear(const std::vector<Call>& calls) {
                                         p.y.data<float>(), p.weight.rows);
             }
           },
-          work};
+          work,
+          {},
+          weights_of(products, in.tokens)};
 }
 
 // The gate that an elementwise call is, of the two halves of the rows of `y`.

@@ -38,6 +38,11 @@ class Planner {
     const int count = static_cast<int>(text_.ops.size());
     for (int op = 0; op < count;) op += step(op);
     place();
+    const std::vector<runtime::Region>* soon = nullptr;
+    for (auto planned = plan_->steps.rbegin(); planned != plan_->steps.rend(); ++planned) {
+      planned->soon = soon;
+      if (!planned->step.weights.empty()) soon = &planned->step.weights;
+    }
     return std::move(plan_);
   }
 

@@ -12,6 +12,7 @@ struct Plan {
   struct Planned {
     Step step;
     int first_op, ops;  // of the text
+    const std::vector<runtime::Region>* soon = nullptr;  // weights of the next step behind that names some
   };
 
   Sizes sizes;

@@ -118,8 +118,10 @@ void Program::run(const Sizes& sizes, const std::vector<Memory>& externals) {
 
   const runtime::Pool::Session session;
   using Clock = std::chrono::steady_clock;
+  const std::vector<runtime::Region>* soon = nullptr;
   for (const Plan::Planned& planned : plan.steps) {
     const Step& step = planned.step;
+    if (planned.soon != nullptr && planned.soon != soon) session.read_soon(*(soon = planned.soon));
     const std::string& name = text_.ops[static_cast<size_t>(planned.first_op)].name;
     const auto start = counting_ ? Clock::now() : Clock::time_point{};
     try {

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "runtime/pool_topology.hpp"
+#include "runtime/soon.hpp"
 #include "runtime/stragglers.hpp"
 #include "runtime/waiting.hpp"
 
@@ -72,6 +73,7 @@ struct Pool::State {
   alignas(64) std::atomic<uint32_t> bell{0};  // counts loops; sleepers wait for a change
   std::atomic<int> sleepers{0};
   std::atomic<int> sessions{0};
+  Soon soon;  // set while a session lives
   std::atomic<uint32_t> stop{0};
   alignas(64) std::atomic<int> left{0};  // workers that joined the loop and are done with it
 
@@ -151,6 +153,7 @@ struct Pool::State {
     Desk& desk = desks[static_cast<size_t>(worker)];
     desk.sit_down();
     uint64_t last = 0;  // generation served or seen closed
+    Soon::Place place;
     for (;;) {
       const uint32_t rung = bell.load(std::memory_order_acquire);
       if (stop.load(std::memory_order_relaxed)) return;
@@ -166,15 +169,16 @@ struct Pool::State {
         }
         continue;
       }
-      wait_for_bell(rung);
+      wait_for_bell(rung, worker, place);
     }
   }
 
-  void wait_for_bell(uint32_t rung) {
+  void wait_for_bell(uint32_t rung, int worker, Soon::Place& place) {
     const auto until = std::chrono::steady_clock::now() + kSpin;
     for (;;) {
       for (int i = 0; i < 64; ++i) {
         if (bell.load(std::memory_order_acquire) != rung) return;
+        if (sessions.load(std::memory_order_relaxed) > 0) soon.ask(place, worker, threads);
         relax();
       }
       if (std::chrono::steady_clock::now() < until) continue;
@@ -322,6 +326,10 @@ Pool::Session::Session() {
 
 Pool::Session::~Session() {
   static_cast<State*>(state_)->sessions.fetch_sub(1);
+}
+
+void Pool::Session::read_soon(const std::vector<Region>& regions) const {
+  static_cast<State*>(state_)->soon.set(regions.data(), static_cast<int>(regions.size()));
 }
 
 namespace {

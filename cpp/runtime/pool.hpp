@@ -16,6 +16,7 @@
 
 #include "runtime/pool_topology.hpp"
 #include "runtime/seats.hpp"
+#include "runtime/soon.hpp"
 
 namespace ktc::runtime {
 
@@ -114,6 +115,9 @@ class Pool {
     ~Session();
     Session(const Session&) = delete;
     Session& operator=(const Session&) = delete;
+
+    // What loops will read next, the first Soon::kRegions of it: waiting workers bring it into their caches.
+    void read_soon(const std::vector<Region>& regions) const;
 
    private:
     void* state_;

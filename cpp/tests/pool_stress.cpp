@@ -56,6 +56,10 @@ void loops(int callers, int rounds) {
     for (int round = 0; round < rounds; ++round) {
       const Pool::Limit limit(round % 3 == 2 ? 2 + caller : 0);
       const auto session = round % 2 ? std::make_unique<Pool::Session>() : std::unique_ptr<Pool::Session>();
+      if (session) {
+        const auto* data = reinterpret_cast<const uint8_t*>(items.data());
+        session->read_soon({{data, 4096}, {data + 4096, round}});
+      }
       Pool::instance().parallel_for(1000, 1 + round % 7, [&](int64_t begin, int64_t end, int) {
         for (int64_t i = begin; i < end; ++i) ++items[static_cast<size_t>(i)];
       });

@@ -14,6 +14,7 @@
 
 #include "kernels/experts/matrix.hpp"
 #include "kernels/experts/route.hpp"
+#include "kernels/experts/streams.hpp"
 #include "kernels/experts/tiles.hpp"
 #include "kernels/linear/activations.hpp"
 #include "kernels/linear/linear.hpp"
@@ -243,6 +244,10 @@ void experts(const Experts& experts, const float* x, const int64_t* indices, con
       quantize_activations(from, experts.hidden, part, experts.hidden, records, nullptr);
     else
       records = const_cast<uint8_t*>(reinterpret_cast<const uint8_t*>(from));
+    if (experts_in_streams(experts, route, part, chosen)) {
+      experts_streams(experts, route, records, memory + space.route + space.x, to);
+      continue;
+    }
     const Step step{experts,
                     expert_kernels(),
                     gate_up,

@@ -36,6 +36,7 @@ struct Step {
     const int64_t place = block * kPair, expert = route.expert[active];
     alignas(64) float values[kPair];
     StreamCall call{};
+    call.count = kStreams;
     call.columns = gate_up.columns;
     call.sums = values;
     for (int s = 0; s < kStreams; ++s) {
@@ -56,12 +57,12 @@ struct Step {
     const int64_t record = activation_record(down.columns);
     alignas(64) float values[kPair], sum[kBandRows] = {};
     for (int64_t first = 0; first < route.active; first += kStreams) {
-      const int64_t count = std::min<int64_t>(kStreams, route.active - first);
       StreamCall call{};
+      call.count = static_cast<int>(std::min<int64_t>(kStreams, route.active - first));
       call.columns = down.columns;
       call.sums = values;
-      for (int s = 0; s < kStreams; ++s) {
-        const int64_t active = first + std::min<int64_t>(s, count - 1);
+      for (int s = 0; s < call.count; ++s) {
+        const int64_t active = first + s;
         // Behind the last experts, the first ones' next band.
         const bool more = first + kStreams < route.active, last = place + kBandRows >= down.rows;
         const int64_t next = more ? std::min(active + kStreams, route.active - 1) : s % route.active;
@@ -71,7 +72,7 @@ struct Step {
         call.bias[s] = bias(down, route.expert[active], place);
       }
       streams.multiply[static_cast<int>(down.format)](call);
-      for (int64_t s = 0; s < count; ++s)
+      for (int s = 0; s < call.count; ++s)
         kernels.accumulate(values + s * kBandRows, 1, kBandRows, &own, route.weight + first + s, sum);
     }
     std::memcpy(y + row(down, place), sum, sizeof(sum));

@@ -12,11 +12,21 @@ constexpr isa::Dispatch<const ExpertKernels> kKernels{&expert_kernels_generic, &
 #else
 constexpr isa::Dispatch<const ExpertKernels> kKernels{&expert_kernels_generic};
 #endif
+#ifdef KTC_AMX
+constexpr isa::Dispatch<const TileExpertKernels> kTiles{nullptr, nullptr, nullptr, nullptr,
+                                                        &tile_expert_kernels_amx};
+#else
+constexpr isa::Dispatch<const TileExpertKernels> kTiles{};
+#endif
 
 }  // namespace
 
 const ExpertKernels& expert_kernels() {
   return *kKernels.pick();
+}
+
+const TileExpertKernels* tile_expert_kernels() {
+  return kTiles.pick();
 }
 
 }  // namespace ktc::kernels

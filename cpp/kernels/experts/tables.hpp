@@ -48,5 +48,7 @@ extern const TileExpertKernels tile_expert_kernels_amx;
 
 // The table of the level in force.
 const ExpertKernels& expert_kernels();
+// Those of a level with tiles, else null.
+const TileExpertKernels* tile_expert_kernels();
 
 }  // namespace ktc::kernels

@@ -14,7 +14,6 @@
 #include <cstring>
 #include <vector>
 
-#include "isa/isa.hpp"
 #include "kernels/experts/matrix.hpp"
 #include "kernels/linear/activations.hpp"
 #include "kernels/linear/tables.hpp"
@@ -23,13 +22,6 @@
 
 namespace ktc::kernels {
 namespace {
-
-#ifdef KTC_AMX
-constexpr isa::Dispatch<const TileExpertKernels> kKernels{nullptr, nullptr, nullptr, nullptr,
-                                                          &tile_expert_kernels_amx};
-#else
-constexpr isa::Dispatch<const TileExpertKernels> kKernels{};
-#endif
 
 constexpr int64_t kWaveBytes = int64_t{128} << 20;  // of gathered activations
 constexpr int64_t kRunGroups = 16;                  // groups that meet a block of weights at once
@@ -256,7 +248,7 @@ int64_t gathered_bytes(const Experts& experts, int64_t choices) {
 }  // namespace
 
 bool experts_on_tiles(const Experts& experts, int64_t expert_tokens) {
-  return !is_float(experts.gate_up_format) && !is_float(experts.down_format) && kKernels.pick() &&
+  return !is_float(experts.gate_up_format) && !is_float(experts.down_format) && tile_expert_kernels() &&
          tile_kernels(expert_tokens);
 }
 
@@ -271,7 +263,7 @@ void experts_tiles(const Experts& experts, const Route& route, const float* x, i
   Step step{experts,
             route,
             *tile_kernels(choices / route.active),
-            *kKernels.pick(),
+            *tile_expert_kernels(),
             gate_up_of(experts),
             down_of(experts),
             x,

@@ -7,6 +7,7 @@
 #include "kernels/linear/activations.hpp"
 #include "kernels/linear/pieces.hpp"
 #include "kernels/linear/tables.hpp"
+#include "kernels/linear/tiled.hpp"
 #include "kernels/scratch.hpp"
 #include "runtime/pool.hpp"
 
@@ -19,7 +20,6 @@ constexpr int64_t kLeastRun = 48;                      // tokens for which a wei
 
 struct Gated {
   const PackedWeight& weight;
-  const TileKernels* tiles;  // null for integers
   int64_t band_stride, record, out_record, tokens, run, blocks;
   const uint8_t* records;
   const float* bias;
@@ -29,11 +29,7 @@ struct Gated {
   const uint8_t* band(int64_t index) const { return weight.data + index * band_stride; }
 
   void multiply(const LinearCall& call, int64_t count, uint8_t* panel) const {
-    if (tiles) {
-      tiles->panel[static_cast<int>(weight.format)](call, 0, kBands, 0, count, panel);
-    } else {
-      integer_kernels().multiply(weight.format, call, 0, kBands, 0, count, panel);
-    }
+    integer_kernels().multiply(weight.format, call, 0, kBands, 0, count, panel);
   }
 
   void item(int64_t index) const {
@@ -61,11 +57,7 @@ struct Gated {
     multiply(call, count, panel);
 
     uint8_t* to = out + first * out_record + block * int64_t{sizeof(ActivationBlock)};
-    const ExpertKernels& kernels = expert_kernels();
-    const int kind = static_cast<int>(gate);
-    if (!tiles) return kernels.gate_blocks[kind](values, count, to, out_record);
-    kernels.gate_floats[kind](values, count, reinterpret_cast<uint8_t*>(values), kPair * 4);
-    for (int64_t i = 0; i < count; ++i) tiles->round(values + i * kPair, kBlockColumns, to + i * out_record);
+    expert_kernels().gate_blocks[static_cast<int>(gate)](values, count, to, out_record);
   }
 };
 
@@ -78,17 +70,17 @@ bool can_gate(const PackedWeight& weight) {
 void linear_gated(const PackedWeight& weight, const uint8_t* records, int64_t tokens, const float* bias,
                   Gate gate, uint8_t* out) {
   if (tokens <= 0) return;
-  const TileKernels* tiles = tile_kernels(tokens);
+  if (const TileKernels* tiles = tile_kernels(tokens))
+    return linear_gated_tiled(*tiles, weight, records, tokens, bias, gate, out);
   const int64_t inner = weight.rows / 2, blocks = inner / kBlockColumns;
   const int64_t record = activation_record(weight.columns);
   runtime::Pool& pool = runtime::Pool::instance();
   // Few items: split the tokens too. Their activations and the values of an item should stay in L2.
-  const int64_t most = run_tokens(tokens, record + kPair * 4, tiles ? kTileRunBytes : kRunBytes);
+  const int64_t most = run_tokens(tokens, record + kPair * 4);
   const int64_t wanted = (int64_t{4} * pool.threads() + blocks - 1) / blocks;
   const int64_t runs = std::max((tokens + most - 1) / most, std::min(wanted, tokens / kLeastRun));
   const int64_t run = ((tokens + runs - 1) / runs + 15) / 16 * 16;
   const Gated step{weight,
-                   tiles,
                    band_bytes(weight.format, weight.columns),
                    record,
                    activation_record(inner),

@@ -2,12 +2,15 @@
 #include "kernels/linear/linear.hpp"
 
 #include <algorithm>
+#include <cstring>
 
 #include "isa/isa.hpp"
 #include "kernels/linear/activations.hpp"
 #include "kernels/linear/pieces.hpp"
 #include "kernels/linear/rounded.hpp"
+#include "kernels/linear/streams.hpp"
 #include "kernels/linear/tables.hpp"
+#include "kernels/linear/tiled.hpp"
 #include "kernels/scratch.hpp"
 #include "runtime/pool.hpp"
 
@@ -74,6 +77,37 @@ LinearCall make_call(const PackedWeight& weight, const float* bias, float* y, in
   return call;
 }
 
+// One token, kStreams bands at a time.
+void linear_streams(const PackedWeight& weight, const StreamKernels& streams, const uint8_t* record,
+                    const float* bias, float* y) {
+  const int64_t bands = weight.bands(), stride = band_bytes(weight.format, weight.columns);
+  runtime::Pool& pool = runtime::Pool::instance();
+  // Fewer places at once where threads would have too few pieces to end at about the same time.
+  const int64_t share = std::clamp<int64_t>(bands / (4 * pool.threads()), 1, kStreams);
+  const int64_t grain = std::max<int64_t>(1, kPieceBytes / stride / share) * share;
+  pool.parallel_for(bands, grain, [&](int64_t begin, int64_t end, int) {
+    for (int64_t first = begin; first < end; first += kStreams) {
+      const int64_t count = std::min<int64_t>(kStreams, end - first);
+      alignas(64) float sums[kStreams * kBandRows], biases[kStreams * kBandRows] = {};
+      const int64_t rows = std::min(count * kBandRows, weight.rows - first * kBandRows);
+      if (bias) std::memcpy(biases, bias + first * kBandRows, static_cast<size_t>(rows) * 4);
+      StreamCall call{};
+      call.count = static_cast<int>(count);
+      call.columns = weight.columns;
+      call.sums = sums;
+      for (int64_t s = 0; s < count; ++s) {
+        const int64_t band = first + s;
+        call.band[s] = weight.data + band * stride;
+        call.after[s] = weight.data + std::min(band + kStreams, bands - 1) * stride;
+        call.x[s] = record;
+        call.bias[s] = bias ? biases + s * kBandRows : nullptr;
+      }
+      streams.multiply[static_cast<int>(weight.format)](call);
+      std::memcpy(y + first * kBandRows, sums, static_cast<size_t>(rows) * 4);
+    }
+  });
+}
+
 void linear_floats(const PackedWeight& weight, const float* x, int64_t x_stride, int64_t tokens,
                    const float* bias, float* y, int64_t y_stride) {
   LinearCall call = make_call(weight, bias, y, y_stride);
@@ -84,7 +118,8 @@ void linear_floats(const PackedWeight& weight, const float* x, int64_t x_stride,
   runtime::Pool& pool = runtime::Pool::instance();
   const int64_t bands = weight.bands();
   if (tokens <= kFewTokens) {
-    pool.parallel_for(bands, std::max<int64_t>(2, kPieceBytes / call.band_stride),
+    const int64_t least = bands >= 4 * pool.threads() ? 2 : 1;  // a router has few
+    pool.parallel_for(bands, std::max<int64_t>(least, kPieceBytes / call.band_stride),
                       [&](int64_t begin, int64_t end, int) { multiply(call, begin, end, 0, tokens); });
     return;
   }
@@ -122,7 +157,8 @@ const TileKernels* tile_kernels(int64_t tokens) {
 }
 
 int64_t activation_bytes(int64_t tokens, int64_t columns) {
-  return tokens * activation_record(columns);
+  const int64_t records = tokens * activation_record(columns);
+  return kTiles.pick() ? std::max(records, tiled_bytes(tokens, columns)) : records;
 }
 
 void quantize_activations(const float* x, int64_t x_stride, int64_t tokens, int64_t columns,
@@ -132,7 +168,8 @@ void quantize_activations(const float* x, int64_t x_stride, int64_t tokens, int6
 
 void quantize_activations(const float* x, int64_t x_stride, int64_t tokens, int64_t columns, uint8_t* records,
                           const TileKernels* tiles) {
-  const auto quantize = tiles ? tiles->round : integer_kernels().quantize;
+  if (tiles) return place_activations(*tiles, x, x_stride, tokens, columns, records);
+  const auto quantize = integer_kernels().quantize;
   const int64_t stride = activation_record(columns);
   const int64_t grain = std::max<int64_t>(1, (16 << 10) / columns);
   runtime::Pool::instance().parallel_for(tokens, grain, [&](int64_t begin, int64_t end, int) {
@@ -142,14 +179,17 @@ void quantize_activations(const float* x, int64_t x_stride, int64_t tokens, int6
 
 void linear_quantized(const PackedWeight& weight, const uint8_t* records, int64_t tokens, const float* bias,
                       float* y, int64_t y_stride) {
+  const TileKernels* tiles = tile_kernels(tokens);
+  if (tiles) return linear_tiled(*tiles, weight, records, tokens, bias, y, y_stride);
+  const StreamKernels* streams = tokens == 1 ? stream_kernels() : nullptr;
+  if (streams) return linear_streams(weight, *streams, records, bias, y);
   LinearCall call = make_call(weight, bias, y, y_stride);
   call.x = records;
   call.x_stride = activation_record(weight.columns);
   const IntegerKernels& kernels = integer_kernels();
   runtime::Pool& pool = runtime::Pool::instance();
   const int64_t bands = weight.bands();
-  const TileKernels* tiles = tile_kernels(tokens);
-  if (!tiles && tokens <= kSomeTokens) {
+  if (tokens <= kSomeTokens) {
     const int64_t band_products = kBandRows * weight.columns * tokens;
     const int64_t grain = std::min(kPieceBytes / call.band_stride, kPieceProducts / band_products);
     pool.parallel_for(bands, std::max<int64_t>(1, grain), [&](int64_t begin, int64_t end, int) {
@@ -158,8 +198,7 @@ void linear_quantized(const PackedWeight& weight, const uint8_t* records, int64_
     });
     return;
   }
-  const Grid grid =
-      make_grid(bands, tokens, call.x_stride, pool.threads(), tiles ? kTileRunBytes : kRunBytes);
+  const Grid grid = make_grid(bands, tokens, call.x_stride, pool.threads());
   const int64_t grain = std::max<int64_t>(
       1, kPieceProducts / (kPanelBands * kBandRows * weight.columns * std::min(tokens, grid.run_tokens)));
   pool.parallel_for(grid.panels * grid.runs, grain, [&](int64_t begin, int64_t end, int) {
@@ -168,11 +207,7 @@ void linear_quantized(const PackedWeight& weight, const uint8_t* records, int64_
       const int64_t band = i % grid.panels * kPanelBands, token = i / grid.panels * grid.run_tokens;
       const int64_t last_band = std::min(band + kPanelBands, bands);
       const int64_t last_token = std::min(token + grid.run_tokens, tokens);
-      if (tiles) {
-        tiles->panel[static_cast<int>(weight.format)](call, band, last_band, token, last_token, scratch);
-      } else {
-        kernels.multiply(weight.format, call, band, last_band, token, last_token, scratch);
-      }
+      kernels.multiply(weight.format, call, band, last_band, token, last_token, scratch);
     }
   });
 }

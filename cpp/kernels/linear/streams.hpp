@@ -13,14 +13,15 @@ namespace ktc::kernels {
 
 inline constexpr int kStreams = 4;
 
-// Bands of one format and of as many columns, each times one token. What is not wanted may repeat another.
+// `count` bands of one format and of as many columns, each times one token.
 struct StreamCall {
+  int count;  // 1..kStreams
   int64_t columns;
   const uint8_t* band[kStreams];   // packed, 16 rows each
   const uint8_t* x[kStreams];      // the record of activations that each meets (linear/activations.hpp)
   const float* bias[kStreams];     // of its 16 rows, or null
   const uint8_t* after[kStreams];  // bands that will be read next, to be prefetched; may be those read now
-  float* sums;                     // [kStreams, 16]
+  float* sums;                     // [count, 16]
 };
 
 // The same bits as IntegerKernels::direct.

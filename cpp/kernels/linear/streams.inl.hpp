@@ -7,20 +7,19 @@
 namespace ktc::kernels {
 namespace {
 
-// So far ahead in each place lines are asked for. More than the processor's own prefetching needs, and
-// enough to have the first lines of the next bands under way in time.
-constexpr int64_t kStreamAhead = 2 << 10;
+// So far ahead lines are asked for, in all places together.
+constexpr int64_t kStreamsAhead = 8 << 10;
 
-template <Format kFormat>
-void stream_bands(const StreamCall& call) {
+template <Format kFormat, int kCount>
+inline void multiply_streams(const StreamCall& call) {
   using T = Traits<kFormat>;
   static_assert(kParts == 1 && kDirect);
   constexpr int halves = T::halves, lines_a_half = 8 / halves;
   const int64_t bytes = band_bytes(kFormat, call.columns), all = call.columns / kTileColumns;
-  vf sum[kStreams];
-  const ActivationBlock* x[kStreams];
+  vf sum[kCount];
+  const ActivationBlock* x[kCount];
 #pragma GCC unroll 4
-  for (int s = 0; s < kStreams; ++s) {
+  for (int s = 0; s < kCount; ++s) {
     sum[s] = call.bias[s] ? vload(call.bias[s]) : vzero();
     x[s] = reinterpret_cast<const ActivationBlock*>(call.x[s]);
   }
@@ -30,13 +29,13 @@ void stream_bands(const StreamCall& call) {
     const int64_t header = at;
     at += header_bytes(T::s.scales, tiles);
     for (int t = 0; t < tiles; ++t, at += tile_bytes(T::s)) {
-      for (const int64_t until = at + tile_bytes(T::s) + kStreamAhead; asked < until; asked += 64) {
+      for (const int64_t until = at + tile_bytes(T::s) + kStreamsAhead / kCount; asked < until; asked += 64) {
 #pragma GCC unroll 4
-        for (int s = 0; s < kStreams; ++s)
+        for (int s = 0; s < kCount; ++s)
           __builtin_prefetch(asked < bytes ? call.band[s] + asked : call.after[s] + (asked - bytes));
       }
 #pragma GCC unroll 4
-      for (int s = 0; s < kStreams; ++s) {
+      for (int s = 0; s < kCount; ++s) {
         const ActivationBlock& with = x[s][start + t];
         vb lines[8];
         decode_tile<kFormat>(call.band[s] + at, 0, lines);
@@ -61,7 +60,22 @@ void stream_bands(const StreamCall& call) {
     }
   }
 #pragma GCC unroll 4
-  for (int s = 0; s < kStreams; ++s) vstore(call.sums + kBandRows * s, sum[s]);
+  for (int s = 0; s < kCount; ++s) vstore(call.sums + kBandRows * s, sum[s]);
+}
+
+template <Format kFormat>
+void stream_bands(const StreamCall& call) {
+  static_assert(kStreams == 4);
+  switch (call.count) {
+    case 1:
+      return multiply_streams<kFormat, 1>(call);
+    case 2:
+      return multiply_streams<kFormat, 2>(call);
+    case 3:
+      return multiply_streams<kFormat, 3>(call);
+    default:
+      return multiply_streams<kFormat, 4>(call);
+  }
 }
 
 }  // namespace

@@ -24,17 +24,9 @@ struct LinearCall {
 inline constexpr int kPanelBands = 2;
 inline constexpr int kPanelTiles = 16;
 // Bytes of a panel: for each tile its codes, and scale and minimum of each half tile.
-inline constexpr int64_t kIntegerPanelBytes = kPanelBands * kPanelTiles * (512 + 2 * 2 * 64);
-// The same of bf16 weights, for tiles; and the sums of groups of tokens, as many as go through a panel at
-// once.
-inline constexpr int64_t kTilePanelBytes = kPanelBands * kPanelTiles * 1024;
-inline constexpr int kTileGroup = 32, kTileGroups = 8;
-inline constexpr int64_t kTileSumBytes = kTileGroup * kPanelBands * 64;
-inline constexpr int64_t kPanelBytes = kTilePanelBytes + kTileGroups * kTileSumBytes;
-static_assert(kPanelBytes >= kIntegerPanelBytes);
+inline constexpr int64_t kPanelBytes = kPanelBands * kPanelTiles * (512 + 2 * 2 * 64);
 // Bytes of activations that should go through all of a weight's rows before the next ones: they stay in L2.
 inline constexpr int64_t kRunBytes = 512 << 10;
-inline constexpr int64_t kTileRunBytes = 1 << 20;  // tiles are behind caches twice the size
 
 struct IntegerKernels {
   // Writes the record of one token.
@@ -96,15 +88,12 @@ inline constexpr int64_t kTileSums = 1024;  // of two bands and two groups
 // Many tokens on tiles of bf16, where a level has them: weights and activations are rounded to bf16, their
 // products are summed as floats.
 struct TileKernels {
-  // Writes the record of one token: its values in bf16, as long as an integer record.
-  void (*round)(const float* x, int64_t columns, uint8_t* record);
-  // As IntegerKernels::panel, on such records.
-  void (*panel[kFormats])(const LinearCall& call, int64_t begin, int64_t end, int64_t first, int64_t last,
-                          uint8_t* panel);
-  // The same in larger blocks, from activations that lie in tiles.
   void (*product[kFormats])(const TileCall& call);
   // Writes one token to its place in the tiles of its group.
   void (*place)(const float* x, int64_t columns, uint8_t* tiles);
+  // y[rows] = bias (or null) + the sums of one token, of which `sums` has the first row; those of neighbouring
+  // panels of 32 rows are `stride` floats apart.
+  void (*store)(const float* sums, int64_t stride, int64_t rows, const float* bias, float* y);
   // From so many tokens on they are faster than integers.
   int64_t least_tokens;
 };

@@ -17,6 +17,16 @@ void place_token(const float* x, int64_t columns, uint8_t* tiles) {
     _mm512_storeu_si512(tiles, (__m512i)_mm512_cvtne2ps_pbh(vload(x + i + 16), vload(x + i)));
 }
 
+void store_token(const float* sums, int64_t stride, int64_t rows, const float* bias, float* y) {
+  for (int64_t row = 0; row < rows; row += 2 * kWidth, sums += stride) {
+    for (int band = 0; band < 2; ++band) {
+      const int64_t at = row + band * kWidth;
+      const vf value = vload(sums + 256 * band);
+      store_rows(y, at, rows, bias ? value + load_rows(bias, at, rows) : value);
+    }
+  }
+}
+
 // One step, 32 columns: tiles 4 and 5 hold activations, 6 and 7 weights, and each is loaded for the next step
 // as soon as it has been used for the last time. Two threads that share a core have no spare tile registers:
 // loads right before their use take them twice as long. `kOdd`: the products in the order in which operands

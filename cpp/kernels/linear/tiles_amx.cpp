@@ -7,10 +7,7 @@
 namespace ktc::kernels {
 
 extern const TileKernels tile_kernels_amx;
-const TileKernels tile_kernels_amx = {round_record,
-                                      {KTC_EACH_INTEGER_FORMAT(tile_panel)},
-                                      {KTC_EACH_INTEGER_FORMAT(tile_product)},
-                                      place_token,
-                                      32};
+const TileKernels tile_kernels_amx = {
+    {KTC_EACH_INTEGER_FORMAT(tile_product)}, place_token, store_token, 32};
 
 }  // namespace ktc::kernels
