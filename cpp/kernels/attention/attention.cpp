@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "isa/isa.hpp"
+#include "kernels/attention/rounded.hpp"
 #include "kernels/scratch.hpp"
 #include "runtime/pool.hpp"
 
@@ -144,8 +145,11 @@ void run(const Attention& a, const AttentionKernels& kernels, const Work& w, flo
   t.scale = a.scale;
   t.softcap = a.softcap;
   t.sinks = a.sinks ? a.sinks + w.kv_head * group : nullptr;
-  t.scratch = reinterpret_cast<float*>(worker_scratch().get(
-      static_cast<size_t>(attention_scratch(rows, a.depth, a.value_depth)) * sizeof(float)));
+  const bool streamed = group * w.tokens <= kStreamedRows;
+  const RoundedAttention* rounded = streamed ? nullptr : rounded_attention(a.keys.type, a.values.type);
+  const int64_t scratch = rounded ? rounded_scratch(rows, a.depth, a.value_depth)
+                                  : attention_scratch(rows, a.depth, a.value_depth);
+  t.scratch = reinterpret_cast<float*>(worker_scratch().get(static_cast<size_t>(scratch) * sizeof(float)));
   if (w.parts == 1) {
     t.out = a.out + (w.token * a.heads + w.kv_head * group) * a.value_depth;
     t.out_token = a.heads * a.value_depth;
@@ -154,7 +158,7 @@ void run(const Attention& a, const AttentionKernels& kernels, const Work& w, flo
     t.highest = t.sums + rows * a.value_depth;
     t.total = t.highest + rows;
   }
-  (group * w.tokens <= kStreamedRows ? kernels.stream : kernels.attend)(t);
+  (streamed ? kernels.stream : rounded ? rounded->attend : kernels.attend)(t);
 }
 
 // Adds up the parts of a piece of work's query rows.

@@ -12,20 +12,6 @@ void cap_scores(float* scores, int columns, float softcap) {
   for (int j = 0; j < columns; j += kWidth) vstore(scores + j, cap * vtanh(vload(scores + j) * inverse));
 }
 
-void finish_row(const AttentionTile& t, int row, float highest, float total, const float* sums) {
-  float factor = 1.0f / total;
-  if (t.sinks) {
-    const float sink = t.sinks[row / t.tokens];
-    const float now = sink > highest ? sink : highest;
-    float shifted[kWidth], sinking[kWidth];
-    vstore(shifted, vexp(vset(highest - now)));
-    vstore(sinking, vexp(vset(sink - now)));
-    factor = shifted[0] / (total * shifted[0] + sinking[0]);
-  }
-  float* out = t.out + row % t.tokens * t.out_token + row / t.tokens * t.value_depth;
-  for (int d = 0; d < t.value_depth; d += kWidth) vstore(out + d, vload(sums + d) * vset(factor));
-}
-
 // What both ways of attending keep of a tile's rows.
 struct TileState {
   int rows;

@@ -105,7 +105,7 @@ inline void write_group(const float* from, uint8_t* codes, uint8_t* scale) {
 }
 
 // n is a multiple of 16, with q8_0 of 32.
-void write_cache(const float* from, int64_t n, CacheType type, uint8_t* to, uint8_t* scales) {
+inline void write_cache(const float* from, int64_t n, CacheType type, uint8_t* to, uint8_t* scales) {
   if (type == CacheType::q8_0) {
     for (int64_t i = 0; i < n; i += kCacheGroup) write_group(from + i, to + i, scales + i / kCacheGroup * 2);
     return;
@@ -156,9 +156,10 @@ void load_columns(const CachedRows& rows, const Pages& pages, int64_t start, int
   }
 }
 
-// The same positions as they are, to out[count][depth].
+// The same positions as they are, to out[count][stride].
 template <CacheType kType>
-void load_rows(const CachedRows& rows, const Pages& pages, int64_t start, int count, float* out) {
+void load_rows(const CachedRows& rows, const Pages& pages, int64_t start, int count, float* out,
+               int64_t stride) {
   float scales[kWidth * kMostGroups];
   const int groups = rows.depth / kCacheGroup;
   Places places;
@@ -167,24 +168,32 @@ void load_rows(const CachedRows& rows, const Pages& pages, int64_t start, int co
     const int n = count - p < kWidth ? count - p : kWidth;
     open_rows(rows, pages, start + p, n, places);
     for (int i = 0; i < n; ++i) {
-      float* to = out + (p + i) * rows.depth;
+      float* to = out + (p + i) * stride;
       for (int d = 0; d < rows.depth; d += kWidth)
         vstore(to + d, load_cached<kType>(places.row[i], scales + i * groups, d));
     }
   }
 }
 
-using LoadTile = void (*)(const CachedRows& rows, const Pages& pages, int64_t start, int count, float* out);
-constexpr LoadTile kLoadColumns[kCacheTypes] = {load_columns<CacheType::f32>, load_columns<CacheType::f16>,
-                                                load_columns<CacheType::bf16>, load_columns<CacheType::q8_0>};
-constexpr LoadTile kLoadRows[kCacheTypes] = {load_rows<CacheType::f32>, load_rows<CacheType::f16>,
+using LoadColumns = void (*)(const CachedRows& rows, const Pages& pages, int64_t start, int count,
+                             float* out);
+using LoadRows = void (*)(const CachedRows& rows, const Pages& pages, int64_t start, int count, float* out,
+                          int64_t stride);
+constexpr LoadColumns kLoadColumns[kCacheTypes] = {load_columns<CacheType::f32>, load_columns<CacheType::f16>,
+                                                   load_columns<CacheType::bf16>,
+                                                   load_columns<CacheType::q8_0>};
+constexpr LoadRows kLoadRows[kCacheTypes] = {load_rows<CacheType::f32>, load_rows<CacheType::f16>,
                                              load_rows<CacheType::bf16>, load_rows<CacheType::q8_0>};
 
 inline void read_columns(const CachedRows& rows, const Pages& pages, int64_t start, int count, float* out) {
   kLoadColumns[static_cast<int>(rows.type)](rows, pages, start, count, out);
 }
+inline void read_rows(const CachedRows& rows, const Pages& pages, int64_t start, int count, float* out,
+                      int64_t stride) {
+  kLoadRows[static_cast<int>(rows.type)](rows, pages, start, count, out, stride);
+}
 inline void read_rows(const CachedRows& rows, const Pages& pages, int64_t start, int count, float* out) {
-  kLoadRows[static_cast<int>(rows.type)](rows, pages, start, count, out);
+  read_rows(rows, pages, start, count, out, rows.depth);
 }
 
 }  // namespace

@@ -71,7 +71,8 @@ void multiply(const float* a, int64_t a_stride, const float* b, int64_t b_stride
 }
 
 // Turns one row of scores into weights and rescales what was summed before.
-void update_row(float* scores, int columns, float* highest, float* total, float* sums, int value_depth) {
+inline void update_row(float* scores, int columns, float* highest, float* total, float* sums,
+                       int value_depth) {
   vf best = vload(scores);
   for (int j = kWidth; j < columns; j += kWidth) best = vmax(best, vload(scores + j));
   const float top = vhighest(best), before = *highest;
@@ -96,6 +97,21 @@ void update_row(float* scores, int columns, float* highest, float* total, float*
     for (int d = 0; d < value_depth; d += kWidth) vstore(sums + d, vload(sums + d) * factor);
   }
   *total += vsum(sum);
+}
+
+// Writes a row of `out`: its sums over the total, with the head's sink.
+inline void finish_row(const AttentionTile& t, int row, float highest, float total, const float* sums) {
+  float factor = 1.0f / total;
+  if (t.sinks) {
+    const float sink = t.sinks[row / t.tokens];
+    const float now = sink > highest ? sink : highest;
+    float shifted[kWidth], sinking[kWidth];
+    vstore(shifted, vexp(vset(highest - now)));
+    vstore(sinking, vexp(vset(sink - now)));
+    factor = shifted[0] / (total * shifted[0] + sinking[0]);
+  }
+  float* out = t.out + row % t.tokens * t.out_token + row / t.tokens * t.value_depth;
+  for (int d = 0; d < t.value_depth; d += kWidth) vstore(out + d, vload(sums + d) * vset(factor));
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/attention/rounded.hpp"
 #include "kernels/latent/parts.hpp"
 #include "kernels/linear/activations.hpp"
 #include "kernels/linear/tables.hpp"
@@ -110,9 +111,13 @@ void attend_part(const LatentAttention& a, const Batch& batch, const Unit& u, in
   t.stats = partial.stats + place * 2;
   t.sums_token = a.heads * a.depth;
   t.stats_token = a.heads * 2;
-  t.scratch = reinterpret_cast<float*>(worker_scratch().get(
-      static_cast<size_t>(latent_scratch(heads * u.tokens, a.depth, a.rope)) * sizeof(float)));
-  latent_kernels().attend(t);
+  const int64_t rows = heads * u.tokens;
+  const RoundedAttention* rounded =
+      rows > kStreamedRows ? rounded_attention(a.latents.type, a.rotated.type) : nullptr;
+  const int64_t scratch =
+      rounded ? rounded_scratch(rows, a.depth + a.rope, a.depth) : latent_scratch(rows, a.depth, a.rope);
+  t.scratch = reinterpret_cast<float*>(worker_scratch().get(static_cast<size_t>(scratch) * sizeof(float)));
+  (rounded ? rounded->attend_latent : latent_kernels().attend)(t);
 }
 
 void attend_batch(const LatentAttention& a, const Batch& batch, const float* q_latent,
@@ -261,8 +266,10 @@ int64_t absorbed_workspace(int64_t heads, int64_t nope, int64_t rope, int64_t de
   const int64_t shared = kBatchTokens * heads * depth + parts * heads * (depth + 2);
   const int64_t rows = std::max(kLatentRows, static_cast<int>(std::min(heads, int64_t{kLatentRows})));
   const int64_t products = product_bytes(kBatchTokens, std::max(nope, depth));
-  const int64_t own = std::max(latent_scratch(rows, depth, rope) * int64_t{sizeof(float)},
-                               kBatchTokens * depth * int64_t{sizeof(float)} + products);
+  const int64_t tile =
+      std::max(latent_scratch(rows, depth, rope), rounded_scratch(rows, depth + rope, depth));
+  const int64_t own =
+      std::max(tile * int64_t{sizeof(float)}, kBatchTokens * depth * int64_t{sizeof(float)} + products);
   return shared * int64_t{sizeof(float)} + threads * own;
 }
 

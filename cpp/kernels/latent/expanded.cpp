@@ -2,6 +2,7 @@
 // latents, tile by tile, for a run of its tokens.
 #include <algorithm>
 
+#include "kernels/attention/rounded.hpp"
 #include "kernels/latent/parts.hpp"
 #include "kernels/scratch.hpp"
 #include "runtime/pool.hpp"
@@ -15,7 +16,8 @@ constexpr int64_t kFewestTokens = 128;
 
 int64_t scratch_floats(int64_t tokens, int64_t nope, int64_t rope, int64_t depth, int64_t value_depth) {
   const int64_t weights = depth * (nope + value_depth);  // a multiple of 16
-  return weights + expanded_scratch(tokens, nope, rope, depth, value_depth);
+  return weights + std::max(expanded_scratch(tokens, nope, rope, depth, value_depth),
+                            expanded_rounded_scratch(tokens, nope, rope, depth, value_depth));
 }
 
 }  // namespace
@@ -23,6 +25,7 @@ int64_t scratch_floats(int64_t tokens, int64_t nope, int64_t rope, int64_t depth
 void expanded_attention(const LatentAttention& a, int64_t sequence) {
   runtime::Pool& pool = runtime::Pool::instance();
   const LatentKernels& kernels = latent_kernels();
+  const RoundedAttention* rounded = rounded_attention(a.latents.type, a.rotated.type);
   const int64_t first = a.seq_starts[sequence], count = a.seq_starts[sequence + 1] - first;
   const int64_t cached = a.context_lens[sequence] - count;
   // A token's result is the same in whatever run it is, so the threads may decide on the runs.
@@ -63,7 +66,7 @@ void expanded_attention(const LatentAttention& a, int64_t sequence) {
       t.out = a.out + ((first + token) * a.heads + head) * a.value_depth;
       t.out_token = a.heads * a.value_depth;
       t.scratch = values + a.depth * a.value_depth;
-      kernels.attend_expanded(t);
+      (rounded ? rounded->attend_expanded : kernels.attend_expanded)(t);
     }
   });
 }

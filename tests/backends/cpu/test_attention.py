@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from ktc.backends.cpu.library import OperandError
+from support.attention_limits import attention_limit
 from support.packed_weights import nmse
 
 import ktc.dialect  # noqa: F401  registers kt.attention
@@ -92,7 +93,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", STEPS)
 @pytest.mark.parametrize("dtype", CACHES)
 def test_steps(name: str, dtype: torch.dtype, level: str) -> None:
-    check(step(*STEPS[name], dtype=dtype))
+    rows = 2 * max(STEPS[name][0])
+    check(step(*STEPS[name], dtype=dtype), attention_limit(rows, dtype))
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -122,7 +124,56 @@ def test_shapes(shape: dict[str, int], threads: int) -> None:
 @pytest.mark.parametrize("group", [1, 2, 3, 4, 5, 6, 7, 8, 11, 16, 17])
 @pytest.mark.parametrize("dtype", CACHES)
 def test_few_rows(group: int, dtype: torch.dtype, level: str) -> None:
-    check(step([1], [75], heads=2 * group, depth=96, value_depth=32, block_size=9, dtype=dtype))
+    operands = step([1], [75], heads=2 * group, depth=96, value_depth=32, block_size=9, dtype=dtype)
+    check(operands, attention_limit(group, dtype))
+
+
+@pytest.mark.parametrize("tokens", [9, 10, 11, 12, 13, 15, 16, 17, 31, 33, 47, 48, 49, 65])
+@pytest.mark.parametrize("depths", [(16, 16), (48, 80), (80, 112), (64, 64), (272, 16)], ids=str)
+def test_rounded_rows(tokens: int, depths: tuple[int, int], level: str) -> None:
+    """Every remainder of rows, positions and depths by the blocks of the products."""
+    for dtype, cached in ((torch.float16, 0), (torch.bfloat16, 3 * tokens + 1)):
+        operands = step([tokens], [cached], depth=depths[0], value_depth=depths[1], block_size=9, dtype=dtype)
+        check(operands, attention_limit(2 * tokens, dtype))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options_on_rounded_rows(option: str, level: str) -> None:
+    for new, cached in (([70, 9], [3, 190]), ([8], [700])):
+        operands = {**step(new, cached, heads=8, block_size=7, dtype=torch.bfloat16), **OPTIONS[option]}
+        if option == "sinks":
+            operands["sinks"] = torch.linspace(-3, 4, 8)
+        # Scores of 17 times the size: the error of a weight grows with them.
+        check(operands, attention_limit(4 * max(new), torch.bfloat16, otherwise=1e-10))
+
+
+def test_rounded_rows_of_extreme_values(level: str) -> None:
+    """Rows of zeros, of one large element, and of sizes whose squares are no float32 numbers."""
+    operands = step([40], [30], depth=64, dtype=torch.bfloat16)
+    operands["q"] = operands["q"].clone()
+    operands["q"][0, :, 1] = 0
+    operands["q"][0, :, 2] *= 1e-30
+    operands["q"][0, :, 3] *= 1e25
+    operands["q"][0, :, 4, 5] = 300
+    operands["k"] = operands["k"].clone()
+    operands["k"][0, :, 1] = 0
+    operands["k"][0, :, 2] *= 1e-30
+    operands["k"][0, :, 4, 5] = 300
+    operands["v"][0, 0, ::3] = 0
+    operands["v"][0, 1] *= 1e-7
+    check(operands, attention_limit(80, torch.bfloat16, otherwise=1e-9))
+
+
+def test_what_is_wrong_shows_and_stays_where_it_is(level: str) -> None:
+    operands = step([40], [30], dtype=torch.bfloat16)
+    operands["q"] = operands["q"].clone()
+    operands["q"][0, 1, 5, 3] = torch.nan
+    operands["k"] = operands["k"].clone()
+    operands["k"][0, 1, 20, 3] = torch.nan  # of query heads 2 and 3, from token 20 on
+    out = torch.ops.kt_cpu.attention(**operands)
+    assert out[0, 5, 1].isnan().all() and out[0, 20:, 2:].isnan().any(-1).any(-1).all()
+    out[0, 5, 1] = 0
+    assert out[0, :20].isfinite().all() and out[0, :, :2].isfinite().all()
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -132,12 +183,15 @@ def test_parts_of_a_context(option: str, level: str) -> None:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_options_on_quantised_rows(option: str, level: str) -> None:
-    check({**step([1, 33, 0, 5], [200, 7, 50, 0], block_size=7, dtype=Q8_0), **OPTIONS[option]}, 1e-10)
+    operands = {**step([1, 33, 0, 5], [200, 7, 50, 0], block_size=7, dtype=Q8_0), **OPTIONS[option]}
+    check(operands, attention_limit(66, Q8_0, otherwise=1e-10))
 
 
 def test_keys_and_values_of_different_formats(level: str) -> None:
     operands = step([1, 20], [300, 9], depth=64, dtype=Q8_0)
     operands["value_cache"] = cache(len(operands["value_cache"]), 2, 32, 32, torch.bfloat16)
+    check(operands, attention_limit(40, Q8_0, torch.bfloat16))
+    operands["value_cache"] = cache(len(operands["value_cache"]), 2, 32, 32, torch.float32)
     check(operands)
 
 
@@ -154,7 +208,7 @@ def test_quantised_rows_of_extreme_values(level: str) -> None:
     operands["k"] = operands["k"] * torch.logspace(-12, 3, 40)[:, None]
     operands["v"][0, 0, ::3] = 0
     operands["v"][0, 1] *= 1e-7
-    check(operands, 1e-9)
+    check(operands, attention_limit(80, Q8_0, otherwise=1e-9))
 
 
 def test_codes_are_within_half_a_step() -> None:
