@@ -1,11 +1,12 @@
 // What the workers' caches are told of while they wait: memory that a loop will read soon.
 //
-// Between the products of a decoding step, whose time is that of their bytes, a program does what one or a few
-// threads do: norms, a router's choice, attention over a short context. Memory is idle then. Workers that wait
-// awake ask for the next product's weights meanwhile, each for the beginning of the part that it will read.
+// Between the products of a decoding step, whose time is that of their bytes, a program does what one or a
+// few threads do: norms, a router's choice, attention over a short context. Memory is idle then. Workers that
+// wait awake ask for the next product's weights meanwhile, each for the beginning of the part that it will
+// read.
 //
-// Addresses are only ever prefetched, which no address makes a fault of: a set that is replaced while a worker
-// looks at it costs a few useless lines.
+// Addresses are only ever prefetched, which no address makes a fault of: a set that is replaced while a
+// worker looks at it costs a few useless lines.
 #pragma once
 
 #include <algorithm>

@@ -111,8 +111,8 @@ bool experts_in_streams(const Experts& experts, const Route& route, int64_t toke
 }
 
 void experts_streams(const Experts& experts, const Route& route, const uint8_t* x, uint8_t* inner, float* y) {
-  const Step step{experts,           route, *stream_kernels(), expert_kernels(), gate_up_of(experts),
-                  down_of(experts), x,     inner};
+  const Step step{experts, route, *stream_kernels(), expert_kernels(), gate_up_of(experts), down_of(experts),
+                  x,       inner};
   step.run(y);
 }
 

@@ -22,9 +22,7 @@ struct Grid {
   Grid(int64_t all_rows, int64_t all_groups, int64_t most) : rows(most), groups(kGroups) {
     const int64_t threads = runtime::Pool::instance().threads(), wanted = threads == 1 ? 1 : 4 * threads;
     // Fewer rows cost nothing but turns through the activations; fewer tokens unpack weights more often.
-    const auto items = [&] {
-      return (all_rows + rows - 1) / rows * ((all_groups + groups - 1) / groups);
-    };
+    const auto items = [&] { return (all_rows + rows - 1) / rows * ((all_groups + groups - 1) / groups); };
     while (items() < wanted && rows > 2 * kPanelRows) rows /= 2;
     while (items() < wanted && groups > kGroups / 2) groups /= 2;
     if (items() < wanted && rows > kPanelRows) rows /= 2;

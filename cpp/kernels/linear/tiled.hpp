@@ -14,8 +14,8 @@ static constexpr int64_t tiled_bytes(int64_t tokens, int64_t columns) {
   return tile_groups(tokens) * tile_group_bytes(columns);
 }
 
-// Rounds x[tokens, columns] to bf16 into `groups`, tiled_bytes of it at a multiple of 64; `x_stride` floats lie
-// between tokens.
+// Rounds x[tokens, columns] to bf16 into `groups`, tiled_bytes of it at a multiple of 64; `x_stride` floats
+// lie between tokens.
 void place_activations(const TileKernels& tiles, const float* x, int64_t x_stride, int64_t tokens,
                        int64_t columns, uint8_t* groups);
 

@@ -7,7 +7,6 @@
 namespace ktc::kernels {
 
 extern const TileKernels tile_kernels_amx;
-const TileKernels tile_kernels_amx = {
-    {KTC_EACH_INTEGER_FORMAT(tile_product)}, place_token, store_token, 32};
+const TileKernels tile_kernels_amx = {{KTC_EACH_INTEGER_FORMAT(tile_product)}, place_token, store_token, 32};
 
 }  // namespace ktc::kernels
