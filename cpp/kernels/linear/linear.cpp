@@ -147,8 +147,13 @@ const FloatKernels& float_kernels() {
 }
 
 FloatKernel float_product(Format format, int64_t tokens) {
-  const FloatKernel rounded = rounded_product(format, tokens);
-  return rounded ? rounded : kFloat.pick()->multiply[static_cast<int>(format)];
+  if (const FloatKernel rounded = rounded_product(format, tokens)) return rounded;
+#ifdef KTC_X86
+  const RoundedKernels& kernels = rounded_kernels_avx512vnni;
+  const FloatKernel few = kernels.few[static_cast<int>(format)];
+  if (few && isa::current() >= isa::Level::avx512vnni && tokens < kernels.least_tokens) return few;
+#endif
+  return kFloat.pick()->multiply[static_cast<int>(format)];
 }
 
 const TileKernels* tile_kernels(int64_t tokens) {

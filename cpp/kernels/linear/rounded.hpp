@@ -12,6 +12,7 @@ using FloatKernel = void (*)(const LinearCall& call, int64_t begin, int64_t end,
 struct RoundedKernels {
   FloatKernel multiply[kFormats];  // null for other formats
   int64_t least_tokens;            // from so many on they are the faster way
+  FloatKernel few[kFormats];       // for fewer, with activations as they are; null where float_kernels do
 };
 // Bands that meet the tokens of a run at once: rounding is done anew for so many bands.
 inline constexpr int kRoundedBands = 8;
@@ -21,7 +22,7 @@ extern const RoundedKernels rounded_kernels_avx512vnni;
 #endif
 
 // What multiplies `tokens` tokens (of a weight) with float weights: a kernel of the level that rounds
-// activations, if it has one for the format and so many tokens, else the one of `float_kernels`.
+// activations, if it has one for the format and so many tokens, else one that takes them as they are.
 FloatKernel float_product(Format format, int64_t tokens);
 
 }  // namespace ktc::kernels
