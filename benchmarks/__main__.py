@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 HELPERS = frozenset(
     {
         "__init__", "__main__", "machine", "ggml_experts", "kt_experts", "llama_cpp_peer", "models_peer",
-        "models_sides", "models_torch", "random_blocks", "shapes",
+        "latent", "models_sides", "models_torch", "random_blocks", "shapes",
     }
 )  # fmt: skip
 

@@ -1,4 +1,5 @@
-"""Attention of the CPU backend over every format of its cache, beside torch's over contiguous keys and values.
+"""Attention of the CPU backend over every format of its cache, beside torch's over contiguous keys and values; and
+latent attention at DeepSeek-V3's sizes (`latent.py`).
 
 Run it with OMP_WAIT_POLICY=passive: torch's threads would otherwise wait awake on the cores of the pool.
 """
@@ -15,6 +16,7 @@ import ktc.backends.cpu
 import torch
 
 import ktc.dialect  # noqa: F401  registers its meaning
+from benchmarks import latent
 from benchmarks.machine import ROOT, header, save, table
 from ktc import _cpu
 from ktc.dialect.cache_formats import DTYPES, row_bytes, row_length, write
@@ -123,6 +125,30 @@ def medians(calls: list[Call], seconds: float) -> list[float]:
     return [statistics.median(times) for times in found]
 
 
+LATENT_STEPS = ((1, 512), (1, 4096), (64, 512), (512, 512))
+"""New tokens, and the context with them."""
+
+
+def latent_rows(peak: float) -> list[tuple[str, ...]]:
+    """Rows of latent attention; rates count the form that takes fewer operations."""
+    layer, rows = latent.Layer(), []
+    for new, context in LATENT_STEPS:
+        expanded = latent.multiply_adds(new, context, True) < latent.multiply_adds(new, context, False)
+        operands = {f: layer.operands(new, context, t) for f, t in DTYPES.items() if f != "q8_0"}
+        peers = [layer.peer(new, context, t, expanded) for t in (torch.float32, torch.bfloat16)]
+        errors = [layer.error(given) for given in operands.values()]
+        times = medians([*(layer.ours(given) for given in operands.values()), *peers], 4.0)
+        flops = 2 * latent.multiply_adds(new, context, expanded)
+        for format, error, seconds in zip(operands, errors, times, strict=False):
+            rows.append((
+                "decode" if new == 1 else f"{new} new" if new < context else "prefill", "DeepSeek-V3, latent",
+                str(context), format, f"{seconds * 1e6:.0f}",
+                f"{flops / seconds / 1e9:.0f} GFLOPS, {flops / seconds / peak:.0%}", f"{error:.0e}",
+                f"{times[-2] / seconds:.1f}", f"{times[-1] / seconds:.1f}",
+            ))  # fmt: skip
+    return rows
+
+
 def main() -> None:
     """Measures on the pool's threads, and saves the table."""
     threads = _cpu.threads()
@@ -150,12 +176,16 @@ def main() -> None:
                         "decode" if new else "prefill", model, str(context), format, f"{seconds * 1e6:.0f}", rate,
                         f"{error:.0e}", f"{times[-2] / seconds:.1f}", f"{times[-1] / seconds:.1f}",
                     ))  # fmt: skip
+    rows += latent_rows(peak)
     facts = (
         f"threads: {threads}; one sequence; medians of calls in turns of {TURN * 1e3:.0f} ms,"
         " torch's threads waiting asleep",
         f"limits measured before: {bandwidth / 1e9:.1f} GB/s (2 MiB pages), {peak / 1e9:.0f} GFLOPS of float32",
         "errors: NMSE against the reference in float64 on the same cached rows",
-        "torch: scaled_dot_product_attention over contiguous keys and values, nothing written to a cache",
+        "rates of latent attention are of the arithmetic of the cheaper form, projections included; its weights are"
+        " q8_0, and its errors against their exact values contain the int8 activations of absorbed products",
+        "torch: scaled_dot_product_attention over contiguous keys and values, nothing written to a cache; latent"
+        " attention as matrix products, absorbed or expanded, weights in the type of the column",
     )
     columns = (
         "step", "heads of", "context", "cache", "us", "rate, of the limit", "NMSE", "x torch f32", "x torch bf16",

@@ -1,7 +1,11 @@
 """cpu.attention: causal attention of a ragged batch over a paged key/value cache that it also writes.
 
 Query heads that share a key head, and several tokens, go through the cache together, in tiles of 64 positions
-with an online softmax; few tokens over a long context are cut into parts of 512 positions, for the threads.
+with an online softmax; few tokens over a long context are cut into parts of 256 positions or more, for the threads.
+
+More than 16 rows of queries (tokens times query heads of a key head, up to 96) over caches that are not float32 are
+multiplied rounded, at level avx512vnni: queries and keys to 16-bit integers (NMSE 1e-8), weights and values to bf16
+(together 6e-6 of the result); at level amx queries and keys only. Caches of float32 keep float products.
 """
 
 from __future__ import annotations

@@ -6,10 +6,11 @@ A sequence's new tokens meet its cache in one of two ways, whichever takes fewer
   through `w_value`. Decoding: both weights are read once for up to 64 tokens, contexts are cut for the threads.
 - expanded: each head's keys and values are made from the latents, 64 positions at a time, for up to 1024 tokens.
   Prefill: for DeepSeek-V3 attention takes 0.29 of the absorbed multiply-adds, and expanding a position as many as
-  171 tokens save.
+  171 tokens save. Measured (Zen 4, rounded operands), expanding is faster from 48 new tokens without a context on,
+  from 110 after 512 cached ones and 128 after 4096.
 
-Quantised weights meet int8 activations where they are absorbed, as in cpu.linear, and stand for their exact values
-where they are expanded.
+Levels avx512vnni and amx round operands, unless a cache is float32: see cpu.attention. Quantised weights meet int8 activations where they are absorbed, as in cpu.linear, and stand for their exact values
+where they are expanded (there rounded to 16-bit integers with a step a row, NMSE 5e-8).
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import torch
 from ktc.grammar import KtError
 from ktc.grammar.loading import as_rules
 from ktc.passes.emit import emit
+from support.levels import float_activations
 from support.packed_weights import nmse
 from support.tiny_models import tiny_model
 
@@ -59,7 +60,11 @@ def test_native_python_and_reference_agree(name: str) -> None:
     native = logits(engine(name, "q8_0"))
     assert torch.equal(native, logits(engine(name, "q8_0", native=False)))
     op = "torch.mla_attention" if name == "deepseek_v2" else "torch.attention"
-    assert nmse(native, logits(engine(name, "q8_0", op, native=False)).double()) <= 1e-6
+    # Levels that round the operands of attention: measured up to 2.2e-5.
+    assert nmse(native, logits(engine(name, "q8_0", op, native=False)).double()) <= 1e-4
+    with float_activations():
+        reference = logits(engine(name, "q8_0", op, native=False)).double()
+        assert nmse(logits(engine(name, "q8_0")), reference) <= 1e-6
     exact = logits(engine(name, "f32")).double()
     # The median over tokens: a router's choice may flip, which is no small error.
     errors = ((native - exact).square().sum(1) / exact.square().sum(1)).sort().values
