@@ -204,8 +204,10 @@ def run_for(worker: Any, inputs: list[tuple[torch.Tensor, ...]], budget: float) 
     return statistics.median(spent)
 
 
-def peak_kind(expert_tokens: int) -> str:
-    """The arithmetic that so many tokens an expert are multiplied with."""
+def peak_kind(format: str, expert_tokens: int) -> str:
+    """The arithmetic that so many tokens an expert are multiplied with, in the format of gate and up."""
+    if format in ("bf16", "fp8"):
+        return "bf16" if _cpu.isa() == "avx512vnni" and expert_tokens >= 3 else "f32"
     return "bf16" if _cpu.isa() == "amx" and expert_tokens >= 32 else "int8"
 
 
@@ -341,7 +343,9 @@ def main(arguments: list[str]) -> int:
                 cases = []
                 for tokens in (int(t) for t in options.tokens.split(",")):
                     inputs = make_inputs(sizes, options.layers, chosen, tokens)
-                    cases.append(Case(tokens, inputs, peak_kind(tokens * chosen // experts_of_layer)))
+                    cases.append(
+                        Case(tokens, inputs, peak_kind(formats[0], tokens * chosen // experts_of_layer))
+                    )
                     cases[-1].check(field_of, weights)
                 with alone(options.lock):
                     for case in cases:
