@@ -27,7 +27,7 @@ from ktc import _cpu
 
 sys.path.insert(0, str(ROOT / "tests"))
 from support.expert_layers import make_input, make_layer
-from support.packed_weights import FLOATS, as_bf16, as_cut, as_int8, dense, make_blocks, nmse, on_tiles, pack
+from support.packed_weights import FLOATS, as_bf16, as_codes, as_cut, dense, make_blocks, nmse, on_tiles, pack
 from support.packed_weights import rounded as rounds
 
 ROWS, COLUMNS = 256, 2048
@@ -62,7 +62,7 @@ def rounded(x: torch.Tensor, meaning: torch.Tensor, format: str) -> torch.Tensor
         return x.double() @ meaning.T
     if on_tiles(x.shape[0]):
         return as_bf16(x) @ as_cut(meaning).T
-    return as_int8(x) @ meaning.T
+    return as_codes(x, format, x.shape[0]) @ meaning.T
 
 
 def linear_rung(format: str, level: str) -> Rung:

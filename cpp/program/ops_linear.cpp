@@ -115,8 +115,8 @@ Step make_linear(const std::vector<Call>& calls) {
             if (in.tokens == 0) return;
             const runtime::Pool::Limit limit(threads);
             uint8_t* quantised_x = records.data<uint8_t>();
-            kernels::quantize_activations(in.x.data<const float>(), in.stride, in.tokens, in.columns,
-                                          quantised_x);
+            kernels::quantize_activations(products[0].weight.format, in.x.data<const float>(), in.stride,
+                                          in.tokens, in.columns, quantised_x);
             for (const Product& p : products) {
               kernels::linear_quantized(p.weight, quantised_x, in.tokens, p.bias.data<const float>(),
                                         p.y.data<float>(), p.weight.rows);
@@ -176,10 +176,10 @@ std::optional<Step> make_gated(const std::vector<Call>& calls) {
   return Step{[=] {
                 const runtime::Pool::Limit limit(threads);
                 uint8_t *quantised_x = records.data<uint8_t>(), *passed = inner_records.data<uint8_t>();
-                kernels::quantize_activations(in.x.data<const float>(), in.stride, in.tokens, in.columns,
-                                              quantised_x);
+                kernels::quantize_activations(up.weight.format, in.x.data<const float>(), in.stride,
+                                              in.tokens, in.columns, quantised_x);
                 kernels::linear_gated(up.weight, quantised_x, in.tokens, up.bias.data<const float>(), *gate,
-                                      passed);
+                                      down.weight.format, passed);
                 kernels::linear_quantized(down.weight, passed, in.tokens, down.bias.data<const float>(),
                                           down.y.data<float>(), down.weight.rows);
               },
@@ -192,7 +192,10 @@ bool join_linears(const std::vector<int64_t>& first, const std::vector<int64_t>&
   const auto quantised = [](int64_t format) {
     return format >= 0 && format < kFormats && !kernels::is_float(static_cast<Format>(format));
   };
-  return quantised(first[0]) && quantised(next[0]) && first[2] == next[2] && first[3] == next[3];
+  return quantised(first[0]) && quantised(next[0]) &&
+         kernels::takes_groups(static_cast<Format>(first[0])) ==
+             kernels::takes_groups(static_cast<Format>(next[0])) &&
+         first[2] == next[2] && first[3] == next[3];
 }
 
 // embedding: ids int64, packed weight (or, for embedding_file, file blocks), out[..., columns] contiguous;

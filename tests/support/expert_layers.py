@@ -12,7 +12,7 @@ from support.packed_weights import (
     FLOATS,
     aligned,
     as_bf16,
-    as_int8,
+    as_codes,
     columns_step,
     dense,
     make_blocks,
@@ -22,11 +22,14 @@ from support.packed_weights import (
 from ktc.dialect.experts import ACTIVATIONS, reference
 
 
-def seen(x: torch.Tensor, format: str, tokens: int) -> torch.Tensor:
-    """Activations of one of an expert's `tokens` tokens as the kernel of this format reads them, in float64."""
+def seen(x: torch.Tensor, format: str, tokens: int, mean: int) -> torch.Tensor:
+    """Activations of one of an expert's `tokens` tokens as the kernel of this format reads them, in float64.
+
+    `mean` is the number of tokens that an expert has on average.
+    """
     if rounded(format, tokens):
         return as_bf16(x)
-    return x.double() if format in FLOATS else as_int8(x.float())
+    return x.double() if format in FLOATS else as_codes(x.float(), format, mean)
 
 
 @dataclass
@@ -66,13 +69,14 @@ class Layer:
         """The result in float64 on the activations as the kernel quantises or rounds them, of x and after the gate."""
         out = torch.zeros(x.shape, dtype=torch.float64)
         shares = torch.bincount(indices.reshape(-1), minlength=len(self.up_dense)).tolist()
+        mean = indices.numel() // sum(share > 0 for share in shares)
         for token, choice in torch.cartesian_prod(torch.arange(len(x)), torch.arange(indices.shape[1])):
             expert = int(indices[token, choice])
-            hidden = self.up_dense[expert] @ seen(x[token], self.up_format, shares[expert])
+            hidden = self.up_dense[expert] @ seen(x[token], self.up_format, shares[expert], mean)
             if self.up_bias is not None:
                 hidden += self.up_bias[expert]
             hidden = ACTIVATIONS[self.gate](hidden)
-            hidden = self.down_dense[expert] @ seen(hidden, self.down_format, shares[expert])
+            hidden = self.down_dense[expert] @ seen(hidden, self.down_format, shares[expert], mean)
             if self.down_bias is not None:
                 hidden += self.down_bias[expert]
             out[token] += weights[token, choice].double() * hidden

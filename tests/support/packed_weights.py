@@ -92,6 +92,11 @@ ROUNDED_TOKENS = 3
 TILE_TOKENS = 32
 """From so many tokens on, the kernels of level amx round activations and weights to bf16; TileKernels in tables.hpp."""
 
+GROUPED = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k")
+"""Formats whose kernels of many tokens take activations in groups of 256 columns; takes_groups in packed/format.hpp."""
+GROUP_TOKENS = 8
+"""From so many tokens on they do; of experts, on average."""
+
 
 def on_tiles(tokens: int) -> bool:
     """Whether the level in force multiplies quantised weights with so many tokens on tiles of bf16."""
@@ -101,6 +106,12 @@ def on_tiles(tokens: int) -> bool:
 def rounded(format: str, tokens: int) -> bool:
     """Whether the level in force rounds so many tokens to bf16 for weights of this format."""
     return _cpu.isa() == "avx512vnni" and format in ("bf16", "fp8") and tokens >= ROUNDED_TOKENS
+
+
+def grouped(format: str, tokens: int) -> bool:
+    """Whether the level in force quantises so many tokens in groups for weights of this format."""
+    level = _cpu.isa() in ("avx512vnni", "amx")
+    return level and format in GROUPED and tokens >= GROUP_TOKENS and not on_tiles(tokens)
 
 
 def as_bf16(x: torch.Tensor) -> torch.Tensor:
@@ -122,3 +133,20 @@ def as_int8(x: torch.Tensor) -> torch.Tensor:
     inverse = torch.where(highest > 0, torch.full_like(highest, 127.0) / highest, 0)
     codes = (blocks * inverse).round()
     return (codes.double() * (highest / 127).double()).reshape(x.shape)
+
+
+def as_groups(x: torch.Tensor) -> torch.Tensor:
+    """The same of groups of 256: a block's scale is the largest one's, halved up to four times (ActivationGroup)."""
+    groups = x.reshape(*x.shape[:-1], -1, 8, 2, 16)
+    sums = (groups.abs() * (1 / 1008)).sum(-1)
+    alone = torch.maximum(groups.abs().amax(-1) * (1 / 127), sums).amax(-1, keepdim=True)
+    largest = alone.amax(-2, keepdim=True)
+    halvings = sum((alone <= largest / 2**i).int() for i in range(1, 5))
+    scales = (largest * 2.0**-halvings)[..., None]
+    codes = torch.where(scales > 0, groups * (1 / scales), 0).round().clamp(-127, 127)
+    return (codes.double() * scales.double()).reshape(x.shape)
+
+
+def as_codes(x: torch.Tensor, format: str, tokens: int) -> torch.Tensor:
+    """What the kernels of a quantised format make of some of `tokens` float32 activations, as float64."""
+    return as_groups(x) if grouped(format, tokens) else as_int8(x)

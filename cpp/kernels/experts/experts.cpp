@@ -85,8 +85,9 @@ struct Step {
   Matrix gate_up, down;
   Route route;
   int64_t tokens, chosen;
-  const uint8_t* x;  // what gate_up reads, by token
-  uint8_t* inner;    // what down reads, by choice
+  const uint8_t* x;            // what gate_up reads, by token
+  uint8_t* inner;              // what down reads, by choice
+  bool x_groups, down_groups;  // whether these are ActivationGroups
 
   int64_t choices(int64_t active) const { return route.begin[active + 1] - route.begin[active]; }
   // Tokens of one expert, as far as the cost of an item is concerned.
@@ -100,27 +101,48 @@ struct Step {
     kernels.gate_blocks[gate](values, count, out, record(down));
   }
 
+  // Blocks of 32 inner rows of an item of the first loop: one, or those of a group of activations.
+  int64_t span() const { return down_groups ? kGroupColumns / kBlockColumns : 1; }
+
   // Items are numbered by NUMA node: each takes its blocks of every expert.
   void gate_item(const runtime::NodeGrid& grid, int64_t item) const {
     constexpr int64_t rows = 2 * kBlockColumns;  // gate rows, then the up rows that belong to them
-    const auto [active, block] = grid.at(item);
-    const int64_t count = choices(active);
+    const auto [active, part] = grid.at(item);
+    const int64_t count = choices(active), begin = part * span();
+    const int64_t end = std::min(begin + span(), experts.inner / kBlockColumns);
     const int64_t run = this->run(count, gate_up);
-    uint8_t* panel = worker_scratch().get(static_cast<size_t>(kPanelBytes + run * rows * 4));
-    float* values = reinterpret_cast<float*>(panel + kPanelBytes);
+    const int64_t value_bytes = 4 * (rows + (down_groups ? kGroupColumns : 0));
+    uint8_t* panel = worker_scratch().get(static_cast<size_t>(kPanelBytes + run * value_bytes));
+    float *values = reinterpret_cast<float*>(panel + kPanelBytes), *gated = values + run * rows;
     alignas(64) float biases[rows];
-    LinearCall call = make_call(gate_up, route.expert[active], block * rows, rows, values, biases);
+    const uint8_t* after = nullptr;
     if (item + 1 < grid.items()) {
       const auto [next, from] = grid.at(item + 1);
-      if (next != active) call.after = gate_up.band(route.expert[next], from * rows);
+      if (next != active) after = gate_up.band(route.expert[next], from * span() * rows);
     }
-    call.x = x;
     const int64_t block_bytes = down.integers() ? int64_t{sizeof(ActivationBlock)} : 4 * kBlockColumns;
     for (int64_t first = 0; first < count; first += run) {
       const int64_t here = std::min(run, count - first), choice = route.begin[active] + first;
-      call.order = route.token + choice;
-      multiply(gate_up, call, here, count, panel);
-      gate_rows(values, here, inner + choice * record(down) + block * block_bytes);
+      for (int64_t block = begin; block < end; ++block) {
+        LinearCall call = make_call(gate_up, route.expert[active], block * rows, rows, values, biases);
+        call.x = x;
+        call.grouped = x_groups;
+        call.order = route.token + choice;
+        if (block + 1 == end) call.after = after;
+        multiply(gate_up, call, here, count, panel);
+        if (down_groups) {
+          kernels.gate_floats[static_cast<int>(experts.gate)](
+              values, here, reinterpret_cast<uint8_t*>(gated + (block - begin) * kBlockColumns),
+              4 * kGroupColumns);
+        } else {
+          gate_rows(values, here, inner + choice * record(down) + block * block_bytes);
+        }
+      }
+      for (int64_t i = 0; down_groups && i < here; ++i) {
+        integer_kernels().quantize_groups(
+            gated + i * kGroupColumns, (end - begin) * kBlockColumns,
+            inner + (choice + i) * record(down) + part * int64_t{sizeof(ActivationGroup)});
+      }
     }
   }
 
@@ -145,6 +167,7 @@ struct Step {
       for (int64_t first = 0; first < count; first += run) {
         const int64_t here = std::min(run, count - first), choice = route.begin[active] + first;
         call.x = inner + choice * record(down);
+        call.grouped = down_groups;
         multiply(down, call, here, count, panel);
         kernels.accumulate(values, here, rows, route.token + choice, route.weight + choice, sums);
       }
@@ -166,8 +189,9 @@ struct Step {
 
   void run(float* y) const {
     runtime::Pool& pool = runtime::Pool::instance();
-    const runtime::NodeGrid grid(route.active, pool.split(experts.inner / kBlockColumns));
-    pool.parallel_for(grid.items(), grain(gate_up, 2 * kBlockColumns, mean_tokens()),
+    const int64_t parts = (experts.inner / kBlockColumns + span() - 1) / span();
+    const runtime::NodeGrid grid(route.active, pool.split(parts));
+    pool.parallel_for(grid.items(), grain(gate_up, 2 * kBlockColumns * span(), mean_tokens()),
                       [&](int64_t begin, int64_t end, int) {
                         for (int64_t item = begin; item < end; ++item) gate_item(grid, item);
                       });
@@ -240,8 +264,10 @@ void experts(const Experts& experts, const float* x, const int64_t* indices, con
       experts_tiles(experts, route, from, part, chosen, to, records);
       continue;
     }
+    const int64_t mean = part * chosen / route.active;
+    const bool x_groups = integer_kernels().groups(gate_up.format, mean);
     if (gate_up.integers())
-      quantize_activations(from, experts.hidden, part, experts.hidden, records, nullptr);
+      quantize_activations(from, experts.hidden, part, experts.hidden, records, nullptr, x_groups);
     else
       records = const_cast<uint8_t*>(reinterpret_cast<const uint8_t*>(from));
     if (experts_in_streams(experts, route, part, chosen)) {
@@ -256,7 +282,9 @@ void experts(const Experts& experts, const float* x, const int64_t* indices, con
                     part,
                     chosen,
                     records,
-                    memory + space.route + space.x};
+                    memory + space.route + space.x,
+                    x_groups,
+                    integer_kernels().groups(down.format, mean)};
     step.run(to);
   }
 }

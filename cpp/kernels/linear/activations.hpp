@@ -1,4 +1,4 @@
-// Activations quantised to int8 in blocks of 32, as the integer kernels read them.
+// Activations quantised to int8, as the integer kernels read them: in blocks of 32, or in groups of 256.
 #pragma once
 
 #include <cstdint>
@@ -20,10 +20,40 @@ static_assert(sizeof(ActivationBlock) == 64);
 
 inline constexpr int kBlockColumns = 32;
 
-// Bytes from one token's record, columns / 32 blocks, to the next. Records a multiple of 4 KiB apart would
-// fall into the same sets of the caches.
+// 256 columns of one token: x = scale * 2^shift * code, where a block of 32 has its shift, 0..4. So products
+// can be summed over the group as integers, and blocks far smaller than the largest keep most of their
+// precision. The codes of 16 columns add up to at most 1023, whatever their signs: then a product with codes
+// of weights from -32 to 32, of 16 columns, or with ones up to 15, of 32 columns, fits 16 bits.
+struct ActivationGroup {
+  int8_t codes[256];  // -127..127; zeros behind the last column
+  // Three sets, a cache line each, by what the weight's scales span; pairs are of int16, the lower one first.
+  float scale;
+  int32_t pair_shifts[4];  // of two blocks
+  int32_t pair_sums[4];    // their sums of codes * 2^shift
+  int32_t unused[7];
+
+  int32_t half_shifts[8];   // the block's shift, for both of its halves
+  int32_t half_offsets[8];  // -32 times the sums of codes of the halves
+
+  int32_t minus[8];  // minus the sum of codes of a block
+  float sums[8];     // their sum * 2^shift
+
+  int32_t shifts[8];     // of a block
+  int32_t half_sums[8];  // sums of codes of the halves * 2^shift
+};
+static_assert(sizeof(ActivationGroup) == 512);
+
+inline constexpr int kGroupColumns = 256;
+inline constexpr int kGroupShift = 4;  // the largest
+// What magnitudes of 16 columns may add up to, in codes, before each is rounded: so that 16 equal ones are
+// exact.
+inline constexpr int kHalfCodes = 16 * 63;
+
+// Bytes from one token's record to the next, whether it is columns / 32 blocks or as many groups as hold the
+// columns. Records a multiple of 4 KiB apart would fall into the same sets of the caches.
 static constexpr int64_t activation_record(int64_t columns) {
-  const int64_t bytes = columns / kBlockColumns * int64_t{sizeof(ActivationBlock)};
+  const int64_t groups = (columns + kGroupColumns - 1) / kGroupColumns;
+  const int64_t bytes = groups * int64_t{sizeof(ActivationGroup)};
   return bytes % 4096 == 0 ? bytes + 64 : bytes;
 }
 

@@ -15,8 +15,9 @@ bool can_gate(const PackedWeight& weight);
 // would for so many tokens, from those of this one. The same bits as three separate steps give, without the
 // results of the two products ever leaving the caches.
 //
-// `records` are of quantize_activations for the same number of tokens; `bias` is [weight.rows] or null.
+// `records` are of quantize_activations for the same number of tokens; `bias` is [weight.rows] or null;
+// `next` is the format of the weight of the layer that follows.
 void linear_gated(const PackedWeight& weight, const uint8_t* records, int64_t tokens, const float* bias,
-                  Gate gate, uint8_t* out);
+                  Gate gate, Format next, uint8_t* out);
 
 }  // namespace ktc::kernels

@@ -166,15 +166,17 @@ int64_t activation_bytes(int64_t tokens, int64_t columns) {
   return kTiles.pick() ? std::max(records, tiled_bytes(tokens, columns)) : records;
 }
 
-void quantize_activations(const float* x, int64_t x_stride, int64_t tokens, int64_t columns,
+void quantize_activations(Format format, const float* x, int64_t x_stride, int64_t tokens, int64_t columns,
                           uint8_t* records) {
-  quantize_activations(x, x_stride, tokens, columns, records, tile_kernels(tokens));
+  quantize_activations(x, x_stride, tokens, columns, records, tile_kernels(tokens),
+                       integer_kernels().groups(format, tokens));
 }
 
 void quantize_activations(const float* x, int64_t x_stride, int64_t tokens, int64_t columns, uint8_t* records,
-                          const TileKernels* tiles) {
+                          const TileKernels* tiles, bool groups) {
   if (tiles) return place_activations(*tiles, x, x_stride, tokens, columns, records);
-  const auto quantize = integer_kernels().quantize;
+  const IntegerKernels& kernels = integer_kernels();
+  const auto quantize = groups ? kernels.quantize_groups : kernels.quantize;
   const int64_t stride = activation_record(columns);
   const int64_t grain = std::max<int64_t>(1, (16 << 10) / columns);
   runtime::Pool::instance().parallel_for(tokens, grain, [&](int64_t begin, int64_t end, int) {
@@ -194,6 +196,7 @@ void linear_quantized(const PackedWeight& weight, const uint8_t* records, int64_
   const IntegerKernels& kernels = integer_kernels();
   runtime::Pool& pool = runtime::Pool::instance();
   const int64_t bands = weight.bands();
+  call.grouped = kernels.groups(weight.format, tokens);
   if (tokens <= kSomeTokens) {
     const int64_t band_products = kBandRows * weight.columns * tokens;
     const int64_t grain = std::min(kPieceBytes / call.band_stride, kPieceProducts / band_products);
@@ -222,7 +225,7 @@ void linear(const PackedWeight& weight, const float* x, int64_t x_stride, int64_
   if (tokens <= 0) return;
   if (is_float(weight.format)) return linear_floats(weight, x, x_stride, tokens, bias, y, y_stride);
   uint8_t* records = caller_scratch().get(static_cast<size_t>(activation_bytes(tokens, weight.columns)));
-  quantize_activations(x, x_stride, tokens, weight.columns, records);
+  quantize_activations(weight.format, x, x_stride, tokens, weight.columns, records);
   linear_quantized(weight, records, tokens, bias, y, y_stride);
 }
 

@@ -11,22 +11,26 @@ struct TileKernels;
 
 // y[tokens, rows] = x[tokens, columns] * weight^T + bias[rows] (or null).
 //
-// Quantised weights meet activations quantised to int8 in blocks of 32 columns (Q8 blocks with float scales),
+// Quantised weights meet activations quantised to int8 in blocks of 32 columns (Q8 blocks with float scales);
+// from kGroupTokens tokens on, where a level has kernels for that, k-quants meet them in groups of 256, whose
+// blocks have scales that differ by powers of two (ActivationGroup);
 // float weights meet them as they are, or from 3 tokens on, where a level multiplies bf16 (avx512vnni), bf16
 // and fp8 weights meet them rounded to bf16; sums are float32. `x_stride` and `y_stride` are floats between
 // tokens. x and y do not overlap. The result does not depend on the number of threads; with quantised
-// weights, a token's does not depend on the other tokens or on how many there are either, except on a level
-// with tiles: from TileKernels::least_tokens tokens on they round both sides to bf16 instead.
+// weights, a token's does not depend on the other tokens or on how many there are either, except across
+// kGroupTokens and, on a level with tiles, across TileKernels::least_tokens: from so many tokens on they
+// round both sides to bf16 instead.
 void linear(const PackedWeight& weight, const float* x, int64_t x_stride, int64_t tokens, const float* bias,
             float* y, int64_t y_stride);
 
-// The two steps of the above, for callers who multiply the same activations with several weights.
+// The two steps of the above, for callers who multiply the same activations with several weights: of
+// `format`, or of any of which takes_groups says the same.
 int64_t activation_bytes(int64_t tokens, int64_t columns);
-void quantize_activations(const float* x, int64_t x_stride, int64_t tokens, int64_t columns,
+void quantize_activations(Format format, const float* x, int64_t x_stride, int64_t tokens, int64_t columns,
                           uint8_t* records);
-// The same, for tiles or, where they are null, for the integer kernels, whatever the number of tokens.
+// The same, for tiles or, where they are null, for the integer kernels: in groups or in blocks.
 void quantize_activations(const float* x, int64_t x_stride, int64_t tokens, int64_t columns, uint8_t* records,
-                          const TileKernels* tiles);
+                          const TileKernels* tiles, bool groups);
 void linear_quantized(const PackedWeight& weight, const uint8_t* records, int64_t tokens, const float* bias,
                       float* y, int64_t y_stride);
 

@@ -12,6 +12,7 @@ struct LinearCall {
   const uint8_t* weight;  // packed
   int64_t rows, columns, band_stride;
   const uint8_t* x;      // activation records, or floats for float weights
+  bool grouped;          // records are of groups
   int64_t x_stride;      // bytes between tokens
   const int32_t* order;  // which record each token reads; null for the token's own
   const float* bias;     // [rows] or null
@@ -28,6 +29,9 @@ inline constexpr int64_t kPanelBytes = kPanelBands * kPanelTiles * (512 + 2 * 2 
 // Bytes of activations that should go through all of a weight's rows before the next ones: they stay in L2.
 inline constexpr int64_t kRunBytes = 512 << 10;
 
+// From so many tokens on, activations are quantised in groups.
+inline constexpr int64_t kGroupTokens = 8;
+
 struct IntegerKernels {
   // Writes the record of one token.
   void (*quantize)(const float* x, int64_t columns, uint8_t* record);
@@ -38,12 +42,23 @@ struct IntegerKernels {
                           uint8_t* panel);
   // Up to this many tokens the direct kernels are faster.
   int direct_tokens;
+  // The same with activations in groups, where a level has that, else null.
+  void (*quantize_groups)(const float* x, int64_t columns, uint8_t* record) = nullptr;
+  void (*group[kFormats])(const LinearCall& call, int64_t begin, int64_t end, int64_t first,
+                          int64_t last) = {};
 
-  // The one or the other.
+  // Whether so many tokens take activations in groups for weights of a format.
+  bool groups(Format format, int64_t tokens) const {
+    return group[static_cast<int>(format)] && tokens >= kGroupTokens;
+  }
+
+  // The kernel for the call's records.
   void multiply(Format format, const LinearCall& call, int64_t begin, int64_t end, int64_t first,
                 int64_t last, uint8_t* scratch) const {
     const int i = static_cast<int>(format);
-    if (last - first <= direct_tokens) {
+    if (call.grouped) {
+      group[i](call, begin, end, first, last);
+    } else if (last - first <= direct_tokens) {
       direct[i](call, begin, end, first, last);
     } else {
       panel[i](call, begin, end, first, last, scratch);

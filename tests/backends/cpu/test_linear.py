@@ -8,13 +8,15 @@ from ktc.backends.cpu.library import OperandError
 from ktc.backends.cpu.packed import PACKED
 from support.packed_weights import (
     FLOATS,
+    GROUP_TOKENS,
     ROUNDED_TOKENS,
     TILE_TOKENS,
     as_bf16,
+    as_codes,
     as_cut,
-    as_int8,
     columns_step,
     dense,
+    grouped,
     make_blocks,
     nmse,
     on_tiles,
@@ -36,7 +38,7 @@ def product(format: str, x: torch.Tensor, meaning: torch.Tensor) -> tuple[torch.
         return x.double() @ meaning.T, 1e-11
     if on_tiles(x.shape[-2]):  # a weight at the edge between two bf16 values may be rounded either way
         return as_bf16(x) @ as_cut(meaning).T, 2e-7
-    return as_int8(x) @ meaning.T, 1e-11
+    return as_codes(x, format, x.shape[-2]) @ meaning.T, 1e-11
 
 
 @pytest.mark.parametrize("format", PACKED)
@@ -75,8 +77,8 @@ def test_extreme_codes_do_not_saturate(format: str, code: int, level: str) -> No
     weight, meaning = pack(format, blocks, rows, columns), dense(format, blocks, rows, columns).double()
     # Every activation becomes +127, or -127, or they alternate.
     ones = torch.ones(columns)
-    x = torch.stack([ones, -ones, ones * torch.tensor([1.0, -1.0]).repeat(columns // 2)] * 2)
-    for tokens in (1, 2, 6):
+    x = torch.stack([ones, -ones, ones * torch.tensor([1.0, -1.0]).repeat(columns // 2)] * 3)
+    for tokens in (1, 2, 6, 9):
         y = linear(x[:tokens], weight, None, format, rows, columns)
         wanted = x[:tokens].double() @ meaning.T
         scale = (x[:tokens].abs().double() @ meaning.abs().T).clamp_min(1e-30)
@@ -123,8 +125,9 @@ def test_a_token_does_not_depend_on_the_others(format: str, level: str) -> None:
     x, bias = torch.randn(70, columns), torch.randn(rows)
     alone = linear(x[2:3], weight, bias, format, rows, columns)
     on_tile = linear(x[:TILE_TOKENS], weight, bias, format, rows, columns)[2:3]
+    in_groups = linear(x[:GROUP_TOKENS], weight, bias, format, rows, columns)[2:3]
     for tokens in (4, 5, 8, 19, 32, 33, 70):
-        wanted = on_tile if on_tiles(tokens) else alone
+        wanted = on_tile if on_tiles(tokens) else in_groups if grouped(format, tokens) else alone
         assert torch.equal(linear(x[:tokens], weight, bias, format, rows, columns)[2:3], wanted), tokens
 
 
