@@ -36,7 +36,8 @@ class Layer:
     """The weights of one layer, packed and dense."""
 
     def __init__(self) -> None:
-        self.packed, self.dense = [], []
+        self.packed: list[torch.Tensor] = []
+        self.dense: list[torch.Tensor] = []
         for seed, (rows, columns) in enumerate(((LATENT, NOPE), (VALUE, LATENT))):
             blocks = make_blocks(FORMAT, HEADS * rows, columns, seed)
             weight = Weight("w", FORMAT, (HEADS, rows, columns))
@@ -93,7 +94,8 @@ class Layer:
             keys = torch.cat((latents, rotated), -1)
             scores = (queries.flatten(0, 1) @ keys.T).view(HEADS, new, context) * self.scale
             weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
-            return (weights.flatten(0, 1) @ latents).view(HEADS, new, LATENT) @ w_value.mT
+            mixed: torch.Tensor = (weights.flatten(0, 1) @ latents).view(HEADS, new, LATENT) @ w_value.mT
+            return mixed
 
         def expand() -> torch.Tensor:
             keys = torch.cat((latents @ w_key, rotated.expand(HEADS, context, ROPE)), -1)
