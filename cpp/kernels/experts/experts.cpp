@@ -111,8 +111,8 @@ struct Step {
     const int64_t count = choices(active), begin = part * span();
     const int64_t end = std::min(begin + span(), experts.inner / kBlockColumns);
     const int64_t run = this->run(count, gate_up);
-    const int64_t value_bytes = 4 * (rows + (down_groups ? kGroupColumns : 0));
-    uint8_t* panel = worker_scratch().get(static_cast<size_t>(kPanelBytes + run * value_bytes));
+    const int64_t floats = run * rows + (down_groups ? count * kGroupColumns : 0);
+    uint8_t* panel = worker_scratch().get(static_cast<size_t>(kPanelBytes + floats * 4));
     float *values = reinterpret_cast<float*>(panel + kPanelBytes), *gated = values + run * rows;
     alignas(64) float biases[rows];
     const uint8_t* after = nullptr;
@@ -121,28 +121,28 @@ struct Step {
       if (next != active) after = gate_up.band(route.expert[next], from * span() * rows);
     }
     const int64_t block_bytes = down.integers() ? int64_t{sizeof(ActivationBlock)} : 4 * kBlockColumns;
-    for (int64_t first = 0; first < count; first += run) {
-      const int64_t here = std::min(run, count - first), choice = route.begin[active] + first;
-      for (int64_t block = begin; block < end; ++block) {
-        LinearCall call = make_call(gate_up, route.expert[active], block * rows, rows, values, biases);
-        call.x = x;
-        call.grouped = x_groups;
+    for (int64_t block = begin; block < end; ++block) {
+      LinearCall call = make_call(gate_up, route.expert[active], block * rows, rows, values, biases);
+      call.x = x;
+      call.grouped = x_groups;
+      if (block + 1 == end) call.after = after;
+      for (int64_t first = 0; first < count; first += run) {
+        const int64_t here = std::min(run, count - first), choice = route.begin[active] + first;
         call.order = route.token + choice;
-        if (block + 1 == end) call.after = after;
         multiply(gate_up, call, here, count, panel);
         if (down_groups) {
-          kernels.gate_floats[static_cast<int>(experts.gate)](
-              values, here, reinterpret_cast<uint8_t*>(gated + (block - begin) * kBlockColumns),
-              4 * kGroupColumns);
+          float* to = gated + first * kGroupColumns + (block - begin) * kBlockColumns;
+          kernels.gate_floats[static_cast<int>(experts.gate)](values, here, reinterpret_cast<uint8_t*>(to),
+                                                              4 * kGroupColumns);
         } else {
           gate_rows(values, here, inner + choice * record(down) + block * block_bytes);
         }
       }
-      for (int64_t i = 0; down_groups && i < here; ++i) {
-        integer_kernels().quantize_groups(
-            gated + i * kGroupColumns, (end - begin) * kBlockColumns,
-            inner + (choice + i) * record(down) + part * int64_t{sizeof(ActivationGroup)});
-      }
+    }
+    for (int64_t i = 0; down_groups && i < count; ++i) {
+      integer_kernels().quantize_groups(
+          gated + i * kGroupColumns, (end - begin) * kBlockColumns,
+          inner + (route.begin[active] + i) * record(down) + part * int64_t{sizeof(ActivationGroup)});
     }
   }
 
