@@ -9,8 +9,9 @@ A sequence's new tokens meet its cache in one of two ways, whichever takes fewer
   171 tokens save. Measured (Zen 4, rounded operands), expanding is faster from 48 new tokens without a context on,
   from 110 after 512 cached ones and 128 after 4096.
 
-Levels avx512vnni and amx round operands, unless a cache is float32: see cpu.attention. Quantised weights meet int8 activations where they are absorbed, as in cpu.linear, and stand for their exact values
-where they are expanded (there rounded to 16-bit integers with a step a row, NMSE 5e-8).
+Levels avx512vnni and amx round operands, unless a cache is float32: see cpu.attention. Quantised weights meet int8
+activations where they are absorbed, as in cpu.linear, and stand for their exact values where they are expanded (there
+rounded to 16-bit integers with a step a row, NMSE 5e-8).
 """
 
 from __future__ import annotations
