@@ -38,7 +38,8 @@ struct Step {
   Work work;
   std::function<Work()> more =
       {};  // what depends on the step's data, asked for while it counts; may be empty
-  std::vector<runtime::Region> weights = {};  // that it reads once from beginning to end, to be asked for ahead
+  std::vector<runtime::Region> weights =
+      {};  // that it reads once from beginning to end, to be asked for ahead
 };
 
 struct Chain;

@@ -11,7 +11,7 @@ namespace ktc::program {
 struct Plan {
   struct Planned {
     Step step;
-    int first_op, ops;  // of the text
+    int first_op, ops;                                   // of the text
     const std::vector<runtime::Region>* soon = nullptr;  // weights of the next step behind that names some
   };
 

@@ -110,20 +110,13 @@ void linear_gated(const PackedWeight& weight, const uint8_t* records, int64_t to
   const int64_t wanted = (int64_t{4} * pool.threads() + spans - 1) / spans;
   const int64_t runs = std::max((tokens + most - 1) / most, std::min(wanted, tokens / kLeastRun));
   const int64_t run = ((tokens + runs - 1) / runs + 15) / 16 * 16;
-  const Gated step{weight,
-                   band_bytes(weight.format, weight.columns),
-                   record,
-                   activation_record(inner),
-                   tokens,
-                   run,
-                   blocks,
-                   span,
-                   grouped,
-                   groups,
-                   records,
-                   bias,
-                   gate,
-                   out};
+  const Gated step{weight,  band_bytes(weight.format, weight.columns),
+                   record,  activation_record(inner),
+                   tokens,  run,
+                   blocks,  span,
+                   grouped, groups,
+                   records, bias,
+                   gate,    out};
   const int64_t products = kPair * span * weight.columns * std::min(run, tokens);
   pool.parallel_for(spans * ((tokens + run - 1) / run), std::max<int64_t>(1, kPieceProducts / products),
                     [&](int64_t begin, int64_t end, int) {

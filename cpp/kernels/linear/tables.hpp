@@ -106,8 +106,8 @@ struct TileKernels {
   void (*product[kFormats])(const TileCall& call);
   // Writes one token to its place in the tiles of its group.
   void (*place)(const float* x, int64_t columns, uint8_t* tiles);
-  // y[rows] = bias (or null) + the sums of one token, of which `sums` has the first row; those of neighbouring
-  // panels of 32 rows are `stride` floats apart.
+  // y[rows] = bias (or null) + the sums of one token, of which `sums` has the first row; those of
+  // neighbouring panels of 32 rows are `stride` floats apart.
   void (*store)(const float* sums, int64_t stride, int64_t rows, const float* bias, float* y);
   // From so many tokens on they are faster than integers.
   int64_t least_tokens;
