@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 import ktc
 from benchmarks.machine import ROOT
 from ktc import _cpu
+from ktc.prefill import routed_experts
 from ktc.runtime import bench
 from ktc.runtime.graph_engine import GraphEngine
 from ktc.runtime.model import PlacedModel
@@ -197,9 +198,7 @@ def work_of(path: Path) -> Work:
     """Of a GGUF file; an embedding is read only where it is the head too."""
     source = open_source(path)
     config = source.config()
-    names = ("n_routed_experts", "num_experts", "num_local_experts")
-    count = next((count for name in names if (count := getattr(config, name, None))), 1)
-    chosen = getattr(config, "num_experts_per_tok", 1) if count > 1 else 1
+    count, chosen = routed_experts(config)
     headers = source.headers()
     nbytes = macs = last = expert = 0.0
     head = "output.weight" if "output.weight" in headers else "token_embd.weight"

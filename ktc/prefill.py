@@ -22,13 +22,19 @@ def default_chunk(config: PreTrainedConfig) -> int:
     """
     if _cpu.isa() != "amx":
         return STEP
-    text = config.get_text_config(decoder=True)
-    count = _first(text, "num_local_experts", "num_experts", "n_routed_experts")
-    chosen = _first(text, "num_experts_per_tok") or 1
+    count, chosen = routed_experts(config)
     chunk = STEP
     while chunk < LARGEST_STEP and chunk * chosen < EXPERT_TOKENS * count:
         chunk *= 2
     return chunk
+
+
+def routed_experts(config: PreTrainedConfig) -> tuple[int, int]:
+    """How many experts a layer has and how many a token chooses; (0, 1) for a dense model."""
+    text = config.get_text_config(decoder=True)
+    count = _first(text, "num_local_experts", "num_experts", "n_routed_experts")
+    chosen = _first(text, "num_experts_per_tok") or 1
+    return count, chosen if count else 1
 
 
 def _first(config: Any, *names: str) -> int:

@@ -7,7 +7,6 @@ of its last layer for one token, not for all. Cached keys and values are not tou
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -132,22 +131,14 @@ def _is_rowwise(node: fx.Node, rows: _Rows) -> bool:
     name = op_name(node).rsplit(".", 1)[-1]
     if name == "getitem":
         return isinstance(node.all_input_nodes[0].meta["val"], (tuple, list))
-    if any(rows.has(size) and str(size) != rows.tokens for size in _sizes(node)):
+    numbers = (source.meta["val"] for source in node.all_input_nodes)  # `has` is false of tensors
+    if any(rows.has(number) and str(number) != rows.tokens for number in numbers):
         return False
-    if name in _VIEWS and spec is None:
+    if spec is not None:
+        return spec.rowwise and _is_aligned(node, rows)
+    if name in _VIEWS:
         return _keeps_rows(node, rows)
-    if spec is None and name not in _COPIES and not _is_pointwise(name):
-        return False
-    return (spec is None or spec.rowwise) and _is_aligned(node, rows)
-
-
-def _sizes(node: fx.Node) -> Iterator[Any]:
-    """The numbers among what a node reads."""
-    return (
-        source.meta["val"]
-        for source in node.all_input_nodes
-        if not isinstance(source.meta["val"], torch.Tensor)
-    )
+    return (name in _COPIES or _is_pointwise(name)) and _is_aligned(node, rows)
 
 
 @cache
