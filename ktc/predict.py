@@ -4,15 +4,15 @@ Nothing can be faster, so the tokens a second that follow are "at most". Decodin
 weight's share (k of E experts, one row of an embedding) and the cached keys and values of n tokens. A prefill step of T
 tokens reads an expert if one of them chose it, 1 - (1 - k/E)^T of all; its products take two operations an element and
 token, quantised weights as int8, others as bf16 or float32, whichever is faster here. What follows the choice of the
-tokens whose logits are wanted is done for the last token alone. Attention's own arithmetic and all small ops are left
-out.
+tokens whose logits are wanted is done for the last token alone. Attention's own products, of a token with itself and
+every one before it that its window shows, are floats, as the cache is. All small ops are left out.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ktc.machine import Limits, Measured
@@ -145,6 +145,7 @@ def predict(context: Context, placement: Placement, limits: Limits | None) -> Pr
     last = _last_weights(placement)
     tokens = context.memory.tokens
     cached = _cached(context)
+    attended = _attended(context)
     floors: dict[str, Floor] = {}
     for name, device in context.devices.items():
         weights = [
@@ -156,6 +157,7 @@ def predict(context: Context, placement: Placement, limits: Limits | None) -> Pr
         decode = _load(weights, 1)
         full = Load(decode.nbytes + cached.get(name, 0), decode.int8, decode.floats)
         prefill = _load(weights, context.chunk)
+        prefill = replace(prefill, floats=prefill.floats + attended.get(name, 0))
         seconds = None
         if limit is not None and device.hardware == "cpu":
             seconds = decode.seconds(limit), full.seconds(limit), prefill.seconds(limit)
@@ -214,6 +216,17 @@ def _cached(context: Context) -> dict[str, float]:
         device: context.memory.devices[device].cache * tokens / reserved * seen[device] / held[device]
         for device in held if held[device]
     }  # fmt: skip
+
+
+def _attended(context: Context) -> dict[str, float]:
+    """Operations of attention on each device in a step of `context.chunk` tokens on an empty cache."""
+    found: dict[str, float] = {}
+    for spec in context.caches:
+        device = context.memory.cache_devices[spec.key]
+        window = min(spec.window or context.chunk, context.chunk)
+        pairs = window * (window + 1) // 2 + (context.chunk - window) * window
+        found[device] = found.get(device, 0) + 2.0 * spec.products * pairs
+    return found
 
 
 def _over(work: float, rate: float) -> float:

@@ -18,8 +18,8 @@ from ktc.passes.verify import InvalidGraph
 from ktc.capture import CacheSpec
 from ktc.dialect.spec import spec_of
 
-Shape = tuple[int, int, int]
-"""Heads, elements of a key and of a value."""
+Shape = tuple[int, int, int, int]
+"""Heads, elements of a key and of a value, multiply-adds of a token with a position."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def retyped(gm: fx.GraphModule, context: Context) -> tuple[CacheSpec, ...]:
     found: dict[str, tuple[Shape, str]] = {}
     for node in gm.graph.nodes:
         spec = spec_of(node.target)
-        if spec is None or spec.caches is None:
+        if spec is None or spec.caches is None or spec.products is None:
             continue
         bound = arguments(node)
         key, value = str(bound["key_cache"].target), str(bound["value_cache"].target)
@@ -67,20 +67,22 @@ def retyped(gm: fx.GraphModule, context: Context) -> tuple[CacheSpec, ...]:
             raise InvalidGraph(
                 f"node {node.name} ({spec.name}) writes {key} and {value}, which are no pair of caches"
             )
-        shape = spec.caches({
+        values = {
             name: item.meta["val"] if isinstance(item, fx.Node) else item for name, item in bound.items()
-        })  # fmt: skip
+        }
+        shape = *spec.caches(values), spec.products(values)
         held, other = found.setdefault(key, (shape, node.name))
         if held != shape:
             raise InvalidGraph(
-                f"{other} and {node.name} disagree about the cache {key}: (heads, key, value) is {held} and {shape}"
+                f"{other} and {node.name} disagree about the cache {key}: (heads, key, value, multiply-adds of a "
+                f"token with a position) is {held} and {shape}"
             )
     missing = [key for key in by_key if key not in found]
     if missing:
         raise InvalidGraph(f"no op writes the cache {missing[0]}")
     return tuple(
-        replace(spec, heads=heads, key_dim=key, value_dim=value)
-        for spec in context.caches for heads, key, value in (found[spec.key][0],)
+        replace(spec, heads=heads, key_dim=key, value_dim=value, products=products)
+        for spec in context.caches for heads, key, value, products in (found[spec.key][0],)
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ class CacheSpec:
         heads: key/value heads.
         key_dim, value_dim: elements of one head's key and value.
         window: attended positions of a sliding-window layer, 0 for all.
+        products: multiply-adds of a token with one position that it attends to, all query heads together.
     """
 
     layer: int
@@ -32,6 +33,7 @@ class CacheSpec:
     key_dim: int
     value_dim: int
     window: int
+    products: int
 
 
 @dataclass

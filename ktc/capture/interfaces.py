@@ -21,6 +21,7 @@ from ktc.capture.errors import CaptureError
 from ktc.capture.symbols import Dims
 from ktc.capture.tracer import Tracer
 from ktc.dialect import deinterleave
+from ktc.dialect.attention import products
 from ktc.dialect.experts import ACTIVATIONS
 
 _KT = torch.ops.kt
@@ -106,7 +107,7 @@ def attention(
     if problem or not isinstance(layer, int):
         name = type(module).__name__
         raise CaptureError(f"attention layer {layer} ({name}) {problem}", op="attention", module=name)
-    key_cache, value_cache = _cache(step, layer, key, value, int(sliding_window or 0))
+    key_cache, value_cache = _cache(step, layer, query, key, value, int(sliding_window or 0))
     out = _KT.attention.default(
         query,
         key,
@@ -123,7 +124,7 @@ def attention(
 
 
 def _cache(
-    step: Step, layer: int, key: torch.Tensor, value: torch.Tensor, window: int
+    step: Step, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The fake cache tensors of a layer, of the dimensions that its keys and values have."""
     if layer in step.caches:
@@ -137,6 +138,7 @@ def _cache(
         key_dim=int(key.shape[3]),
         value_dim=int(value.shape[3]),
         window=window,
+        products=products({"q": query, "v": value}),
     )
     step.caches[layer] = spec
     tensors = []

@@ -109,6 +109,12 @@ def caches(arguments: Mapping[str, Any]) -> tuple[int, int, int]:
     return int(k.shape[1]), int(k.shape[3]), int(v.shape[3])
 
 
+def products(arguments: Mapping[str, Any]) -> int:
+    """Multiply-adds of a token with one position: scores and sums of every query head."""
+    q, v = arguments["q"], arguments["v"]
+    return int(q.shape[1]) * (int(q.shape[3]) + int(v.shape[3]))
+
+
 def cost(arguments: Mapping[str, Any], context: int) -> Cost:
     """Each sequence reads its cached keys and values once; each new token scores the context or window."""
     q, k, v = arguments["q"], arguments["k"], arguments["v"]
@@ -122,7 +128,7 @@ def cost(arguments: Mapping[str, Any], context: int) -> Cost:
     cached = min(seen, window + new - 1) if window else seen
     entry = int(k.shape[1]) * (depth * keys.element_size() + value_depth * values.element_size())
     return Cost(
-        2 * heads * tokens * attended * (depth + value_depth),
+        2 * tokens * attended * products(arguments),
         nbytes(q) + nbytes(k) + nbytes(v) + sequences * cached * entry,
         tokens * (heads * value_depth * q.element_size() + entry),
     )
@@ -137,4 +143,5 @@ SPEC = define(
     cost=cost,
     effects=Effects(host_sync=True, data_dependent=True, pinned=True, mutates_kv=True),
     caches=caches,
+    products=products,
 )

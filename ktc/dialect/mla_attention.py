@@ -95,6 +95,14 @@ def caches(arguments: Mapping[str, Any]) -> tuple[int, int, int]:
     return 1, int(arguments["latent"].shape[2]), int(arguments["k_rope"].shape[3])
 
 
+def products(arguments: Mapping[str, Any]) -> int:
+    """Multiply-adds of a token with one position, in the cheaper form: keys and values expanded, or absorbed."""
+    q, w_value = arguments["q_nope"], arguments["w_value"]
+    _, depth, rotated = caches(arguments)
+    expanded = int(q.shape[3]) + rotated + int(w_value.shape[1])
+    return int(q.shape[1]) * min(expanded, 2 * depth + rotated)
+
+
 def cost(arguments: Mapping[str, Any], context: int) -> Cost:
     """Both weights once, the latents of each sequence once; absorbed products for every new token."""
     q_nope, w_key, w_value = (arguments[name] for name in ("q_nope", "w_key", "w_value"))
@@ -125,4 +133,5 @@ SPEC = define(
     weights=("w_key", "w_value"),
     effects=Effects(host_sync=True, data_dependent=True, pinned=True, mutates_kv=True),
     caches=caches,
+    products=products,
 )

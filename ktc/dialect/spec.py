@@ -76,6 +76,8 @@ class OpSpec:
             cached tokens a sequence attends to, which only attention reads.
         caches: for an op that writes key/value caches, (arguments by name with shapes) -> (heads, key_dim,
             value_dim) of the caches [blocks, heads, block_size, dim] that it wants; None for other ops.
+        products: for such an op, (arguments by name with shapes) -> multiply-adds of a token with one position that it
+            attends to, at least; None for other ops.
     """
 
     name: str
@@ -91,6 +93,7 @@ class OpSpec:
     fake: Callable[..., Any]
     cost: Callable[[Mapping[str, Any], int], Cost]
     caches: Callable[[Mapping[str, Any]], tuple[int, int, int]] | None = None
+    products: Callable[[Mapping[str, Any]], int] | None = None
 
 
 _OPS: dict[str, OpSpec] = {}
@@ -108,12 +111,13 @@ def define(
     rowwise: bool = False,
     effects: Effects | None = None,
     caches: Callable[[Mapping[str, Any]], tuple[int, int, int]] | None = None,
+    products: Callable[[Mapping[str, Any]], int] | None = None,
 ) -> OpSpec:
     """Registers an op with torch and with the dialect.
 
     Args:
         schema: `name(args) -> results` in torch's schema language, without the namespace.
-        reference, fake, cost, outputs, weights, commutative, rowwise, effects, caches: see `OpSpec`.
+        reference, fake, cost, outputs, weights, commutative, rowwise, effects, caches, products: see `OpSpec`.
 
     Returns:
         The op's record. A name defined twice is a programming error (ValueError).
@@ -140,6 +144,7 @@ def define(
         fake=fake,
         cost=cost,
         caches=caches,
+        products=products,
     )
     _OPS[spec.name] = spec
     return spec

@@ -64,7 +64,10 @@ def test_a_dense_model() -> None:
     assert len(behind) == 5
     elements, last = sum(matrices.values()), sum(matrices[name] for name in behind)
     assert floor.decode.floats == 2 * elements and floor.decode.int8 == 0
-    assert floor.prefill.floats == 2 * (elements - last) * context.chunk + 2 * last
+    depth = 2 * config.num_attention_heads * head
+    pairs = context.chunk * (context.chunk + 1) // 2
+    attention = 2 * config.num_hidden_layers * depth * pairs
+    assert floor.prefill.floats == 2 * (elements - last) * context.chunk + 2 * last + attention
     assert floor.prefill.nbytes <= sum(s.nbytes for w in context.weights.values() for s in w.stores.values())
     rates = found.rates()
     assert rates is not None and floor.seconds is not None
@@ -104,11 +107,22 @@ def test_windows_read_what_they_see() -> None:
     assert floor.decode_full.nbytes - floor.decode.nbytes == pytest.approx(seen)
 
 
+def test_attention_counts_the_pairs_that_windows_show() -> None:
+    context, placement = compiled("gemma3_text", CACHE + "rule all { match ** quant q8_0 }\n")
+    config, tokens = context.config, 40
+    floor = predict(replace_chunk(context, tokens), placement, LIMITS).devices["host"]
+    pairs = sum(min(at + 1, spec.window or tokens) for spec in context.caches for at in range(tokens))
+    assert any(0 < spec.window < tokens for spec in context.caches)
+    assert floor.prefill.floats == 2 * 2 * config.num_attention_heads * config.head_dim * pairs
+
+
 def test_quantised_products_count_as_int8() -> None:
     context, placement = compiled("llama", CACHE + "rule all { match ** quant q8_0 }\n")
     floor = predict(context, placement, LIMITS).devices["host"]
     assert all(w.format not in FLOAT_PRODUCTS for w in context.weights.values() if len(w.shape) == 2)
-    assert floor.prefill.int8 > 0 and floor.prefill.floats == 0
+    config = context.config
+    products = 2 * config.hidden_size * context.chunk * (context.chunk + 1) // 2 * config.num_hidden_layers
+    assert floor.prefill.int8 > 0 and floor.prefill.floats == 2 * products
 
 
 def test_what_is_not_known_is_said() -> None:

@@ -120,6 +120,16 @@ def test_an_op_says_which_caches_it_writes() -> None:
     assert len(writers) == 2
 
 
+def test_attention_says_what_a_token_and_a_position_cost() -> None:
+    known = {name: spec.products for name, spec in ops().items() if spec.products is not None}
+    assert set(known) == {"kt.attention", "kt.mla_attention"}
+    assert known["kt.attention"]({"q": _meta(1, 4, 3, 8), "v": _meta(1, 2, 3, 6)}) == 4 * (8 + 6)
+    # DeepSeek-V3 expands keys and values of 192 and 128; 20 latent elements would be fewer absorbed.
+    full = {"q_nope": _meta(1, 128, 3, 128), "w_value": _meta(128, 128, 512), "k_rope": _meta(1, 1, 3, 64)}
+    assert known["kt.mla_attention"](full | {"latent": _meta(1, 3, 512)}) == 128 * (192 + 128)
+    assert known["kt.mla_attention"](full | {"latent": _meta(1, 3, 20)}) == 128 * (20 + 64 + 20)
+
+
 def test_views_and_other_ops_cost_nothing_here() -> None:
     assert _cost("kt.split", _meta(2, 6), [2, 4]) == Cost()
     graph = fx.Graph()

@@ -10,8 +10,8 @@ from ktc.runtime.errors import UnsupportedCallError
 from ktc.runtime.kv import KvPool, block_bytes, blocks_for
 
 LAYERS = [
-    CacheSpec(0, "kv.0.key", "kv.0.value", heads=2, key_dim=8, value_dim=4, window=0),
-    CacheSpec(1, "kv.1.key", "kv.1.value", heads=1, key_dim=8, value_dim=8, window=0),
+    CacheSpec(0, "kv.0.key", "kv.0.value", heads=2, key_dim=8, value_dim=4, window=0, products=1),
+    CacheSpec(1, "kv.1.key", "kv.1.value", heads=1, key_dim=8, value_dim=8, window=0, products=1),
 ]
 
 
@@ -37,7 +37,7 @@ def test_shapes_bytes_and_devices() -> None:
 
 
 def test_quantised_rows_have_their_scales_behind_them() -> None:
-    layer = CacheSpec(0, "kv.0.key", "kv.0.value", heads=2, key_dim=64, value_dim=32, window=0)
+    layer = CacheSpec(0, "kv.0.key", "kv.0.value", heads=2, key_dim=64, value_dim=32, window=0, products=1)
     pool = KvPool([layer], num_blocks=3, block_size=4, dtype=torch.uint8)
     assert pool.tensors["kv.0.key"].shape == (3, 2, 4, 68)
     assert pool.nbytes == 3 * block_bytes(layer, 4, torch.uint8) == 3 * 4 * 2 * (64 + 4 + 32 + 2)
