@@ -15,7 +15,7 @@ import ktc
 from benchmarks.machine import ROOT, header, load, save, table
 from ktc import _cpu
 from ktc.eager import eager_model
-from ktc.weights.source import open_source
+from ktc.weights.opening import open_source
 
 sys.path.insert(0, str(ROOT / "tests"))
 from support.prose import TEXT

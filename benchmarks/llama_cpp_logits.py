@@ -31,7 +31,7 @@ from ktc.api import load_compiled
 from ktc.cli.common import quiet_libraries
 from ktc.eager import eager_model
 from ktc.verify import TEXT, Agreement, compare_logits, encode, logits_of
-from ktc.weights.source import open_source
+from ktc.weights.opening import open_source
 
 sys.path.insert(0, str(ROOT / "tests"))
 from support.families import FAMILIES, PROGRAM, Family, write

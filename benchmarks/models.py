@@ -48,7 +48,7 @@ from benchmarks.models_sides import (
 from ktc import _cpu
 from ktc.eager import eager_model
 from ktc.verify import TEXT, Agreement, compare_logits, encode, logits_of
-from ktc.weights.source import open_source
+from ktc.weights.opening import open_source
 
 REAL = {
     "smollm2": ("SmolLM2-135M Q4_1", "SmolLM2-135M-Instruct.Q4_1.gguf", "LlamaForCausalLM", "llama"),

@@ -24,7 +24,7 @@ from ktc.prefill import routed_experts
 from ktc.runtime import bench
 from ktc.runtime.graph_engine import GraphEngine
 from ktc.runtime.model import PlacedModel
-from ktc.weights.source import open_source
+from ktc.weights.opening import open_source
 
 PROGRAM = """model {class_name} from "{path}"
 include "std/{library}.kt"

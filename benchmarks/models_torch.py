@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ktc.eager import eager_model
-from ktc.weights.source import open_source
+from ktc.weights.opening import open_source
 
 
 @torch.inference_mode()

@@ -24,7 +24,8 @@ from ktc.runtime.model import placed_model
 from ktc.runtime.packed import PackedWeights
 from ktc.runtime.placed_module import PlacedModule
 from ktc.runtime.placement import Placement
-from ktc.weights.source import WeightSource, open_source
+from ktc.weights.opening import open_source
+from ktc.weights.source import WeightSource
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
@@ -248,7 +249,7 @@ def _open(
         hint = 'write `model CLASS from "WHERE"` in the file, or pass --model WHERE'
         raise KtcError("no model: the file does not say where it is", hint=hint)
     if not weights:
-        from ktc.weights.config_only import read_config
+        from ktc.weights.opening import read_config
 
         return read_config(where), None
     source = open_source(where)

@@ -47,7 +47,7 @@ def import_yaml(
         rules = load(file)
         if model is None:
             raise needs_model(rules)
-        from ktc.weights.config_only import read_config
+        from ktc.weights.opening import read_config
 
         quiet_libraries()
         conversion = convert(rules, read_config(model), {k: v for k, v in memory.items() if v})

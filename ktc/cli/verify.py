@@ -116,7 +116,7 @@ def _opened(where: Path, model: str | None, define: list[str] | None, as_json: b
             raise KtcError("an artifact's parameters are fixed", hint="compile the `.kt` file again with -D")
         quiet_libraries()
         from ktc.runtime import artifact as artifacts
-        from ktc.weights.source import open_source
+        from ktc.weights.opening import open_source
 
         found = artifacts.load(where)
         place = model or (found.manifest["source"] or {}).get("path")

@@ -13,7 +13,8 @@ import numpy as np
 from ktc.weights import formats
 from ktc.weights.gguf_metadata import Metadata, Value, ValueType
 from ktc.weights.gguf_source import GgufSource
-from ktc.weights.source import WeightSource, open_source
+from ktc.weights.opening import open_source
+from ktc.weights.source import WeightSource
 from ktc.weights.tensor import TensorHeader
 
 _MAX_TEXT = 200

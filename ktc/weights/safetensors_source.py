@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ktc.errors import SafetensorsError, TokenizerError, WeightError
-from ktc.weights.config_only import load_config
+from ktc.weights.config_file import load_config
 from ktc.weights.safetensors_header import MAX_HEADER_BYTES, parse_json, read_header
 from ktc.weights.source import Binding, WeightSource
 from ktc.weights.state_names import bind_state

@@ -1,4 +1,4 @@
-"""The one interface to weights wherever they are, and the way to open them."""
+"""The one interface to weights wherever they are; `opening.py` finds the one for a place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ktc.weights.tensor import RawTensor, TensorHeader
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-__all__ = ["Binding", "RawTensor", "Recipe", "TensorHeader", "WeightSource", "open_source"]
+__all__ = ["Binding", "RawTensor", "Recipe", "TensorHeader", "WeightSource"]
 
 
 @dataclass(frozen=True)
@@ -88,27 +88,3 @@ class WeightSource(ABC):
     def read(self, recipe: Recipe) -> RawTensor:
         """A parameter's bytes with the recipe applied; a read-only view when nothing has to be moved."""
         return recipe.read(self.data)
-
-
-def open_source(where: str | Path) -> WeightSource:
-    """Opens a model.
-
-    Args:
-        where: a `.gguf` file (any part of a split one), a folder of split GGUF files, a folder with
-            config.json and safetensors, or a Hugging Face hub id ("owner/name").
-
-    Raises:
-        SourceNotFoundError: there is no such place, or nothing readable in it.
-        HubError: a hub id that is neither in the local cache nor reachable.
-        WeightError: the files break their format.
-    """
-    from ktc.weights.locate import Place, locate
-
-    place: Place = locate(where)
-    if place.kind == "gguf":
-        from ktc.weights.gguf_source import GgufSource
-
-        return GgufSource(place.path, place.files)
-    from ktc.weights.safetensors_source import SafetensorsSource
-
-    return SafetensorsSource(place.path)

@@ -15,7 +15,7 @@ from ktc import eager
 from ktc.eager import eager_model
 from ktc.errors import KtcError, WeightError
 from ktc.verify import compare_logits, encode, logits_of, perplexity, verify
-from ktc.weights.source import open_source
+from ktc.weights.opening import open_source
 
 
 @pytest.fixture(autouse=True)

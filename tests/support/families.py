@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 import ktc
 from ktc.api import load_compiled
 from ktc.eager import eager_model
-from ktc.weights.source import open_source
+from ktc.weights.opening import open_source
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ktc.eager import eager_model
 from ktc.verify import logits_of
-from ktc.weights.source import WeightSource, open_source
+from ktc.weights.opening import open_source
+from ktc.weights.source import WeightSource
 
 NEW_TOKENS = 64
 

@@ -24,7 +24,7 @@ from ktc import api
 from ktc.capture import meta_model, module_sites
 from ktc.import_yaml import Conversion, convert
 from ktc.import_yaml.reading import read_rules
-from ktc.weights.config_only import read_config
+from ktc.weights.opening import read_config
 
 SMALL = 8  # layers where a program is compiled
 

@@ -14,8 +14,8 @@ from support.tiny_models import tiny_model
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ktc.errors import UnsupportedModelError
+from ktc.weights.opening import open_source
 from ktc.weights.rope_config import llama3_factors
-from ktc.weights.source import open_source
 
 
 def written(

@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from ktc.errors import ShapeMismatchError, UnsupportedFormatError, UnsupportedModelError
 from ktc.weights.convert import dequantize
+from ktc.weights.opening import open_source
 from ktc.weights.recipe import Recipe
-from ktc.weights.source import WeightSource, open_source
+from ktc.weights.source import WeightSource
 from ktc.weights.views import Deinterleave, ExpertRows, MlaKeys, MlaValues
 
 LAYER = "model.layers.1."

@@ -22,7 +22,8 @@ from support.gguf_bytes import (
 
 from ktc.errors import GgufError, MetadataError, TokenizerError, UnsupportedModelError, WeightError
 from ktc.weights import vocabulary
-from ktc.weights.source import WeightSource, open_source
+from ktc.weights.opening import open_source
+from ktc.weights.source import WeightSource
 
 Pairs = dict[str, tuple[int, Any]]
 

@@ -12,7 +12,8 @@ from support.gguf_files import write_gguf
 from support.tiny_models import tiny_model
 from transformers import AutoModelForCausalLM
 
-from ktc.weights.source import RawTensor, open_source
+from ktc.weights.opening import open_source
+from ktc.weights.source import RawTensor
 
 ARCHITECTURES = ["llama", "qwen2", "qwen3", "gemma3_text", "mixtral", "qwen2_moe", "qwen3_moe"]
 ARCHITECTURES += ["deepseek_v2", "deepseek_v3", "gpt_oss", "glm4_moe"]

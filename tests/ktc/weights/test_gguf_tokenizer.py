@@ -14,8 +14,8 @@ from support.tokenizer_reference import byte_level_bpe, sentencepiece_bpe
 from transformers import PreTrainedTokenizerBase
 
 from ktc.weights.gguf_source import GgufSource
+from ktc.weights.opening import open_source
 from ktc.weights.pretokenizers import KINDS
-from ktc.weights.source import open_source
 from ktc.weights.vocabulary import TokenType, read_vocabulary
 
 SPACE = "\u2581"

@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from ktc.errors import MissingTensorError, ShapeMismatchError, UnsupportedFormatError, UnsupportedModelError
-from ktc.weights.config_only import read_config
 from ktc.weights.convert import dequantize
-from ktc.weights.source import Binding, WeightSource, open_source
+from ktc.weights.opening import open_source, read_config
+from ktc.weights.source import Binding, WeightSource
 from ktc.weights.views import Deinterleave, ExpertRows, MlaKeys, MlaValues
 
 FAMILIES = [

@@ -12,7 +12,8 @@ from support.real_models import GEMMA3, SMOLLM2, real_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ktc.weights.convert import dequantize
-from ktc.weights.source import WeightSource, open_source
+from ktc.weights.opening import open_source
+from ktc.weights.source import WeightSource
 
 pytestmark = pytest.mark.models
 

@@ -21,8 +21,8 @@ from ktc.errors import (
     TokenizerError,
     UnsupportedModelError,
 )
+from ktc.weights.opening import open_source
 from ktc.weights.safetensors_header import read_header
-from ktc.weights.source import open_source
 
 
 def shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""A model's configuration without its weights, for planning on a machine that does not hold them."""
+"""A config.json as a configuration: known to transformers, no code run, and quantised in a way that ktc reads."""
 
 from __future__ import annotations
 
@@ -9,27 +9,11 @@ from typing import TYPE_CHECKING, Any
 from ktc.errors import UnsupportedModelError
 from ktc.weights import internlm2
 from ktc.weights.joins import FP8_BLOCK
-from ktc.weights.source import open_source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 _METHODS = ("fp8", "mxfp4")
-
-
-def read_config(where: str | Path) -> PreTrainedConfig:
-    """The configuration at `where`: a config.json, a folder that holds one, or any place `open_source` opens.
-
-    Raises:
-        SourceNotFoundError: there is no such place, or no configuration in it.
-        UnsupportedModelError: transformers does not know the model type, or the file is not valid. Code that
-            comes with a model is never run.
-    """
-    path = Path(where).expanduser()
-    file = path / "config.json" if path.is_dir() else path
-    if file.name.endswith(".json") and file.is_file():
-        return load_config(file)
-    return open_source(where).config()
 
 
 def load_config(file: Path) -> PreTrainedConfig:
