@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -119,11 +118,12 @@ class Rules:
         declared = self.devices[device.name]
         if declared.hardware != "cpu":
             raise ValueError(f"`{device}` is no CPU")
-        return declared.threads or available_cores()
+        return declared.threads or default_threads(declared.numa)
 
 
-def available_cores() -> int:
-    """Logical CPUs that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def default_threads(nodes: int | None = None) -> int:
+    """Threads of the kernels on this machine: physical cores, fewer by a quota or on the first `nodes` NUMA nodes."""
+    from ktc import _cpu  # here, as a program that never asks needs no kernels
+
+    _, cores, _, threads, _ = _cpu.topology()
+    return min(threads, sum(map(len, cores[:nodes])))

@@ -12,6 +12,8 @@ from ktc.grammar.parser import parse_expression
 from ktc.grammar.sites import Site
 from ktc.grammar.values import Call, DeviceGroup, DeviceRef, SiteSet, Symbol
 
+from ktc import _cpu
+
 GROUP = DeviceGroup("gpus", tuple(DeviceRef("gpus", i) for i in range(4)))
 ENV: dict[str, Any] = {
     "n": 3,
@@ -106,6 +108,20 @@ def test_lets_parameters_and_devices_are_seen() -> None:
     assert evaluate(parse_expression("last"), env) == 6
     assert evaluate(parse_expression("host"), env) == DeviceRef("host")
     assert evaluate(parse_expression("cores(host)"), env) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "quota", "threads"),
+    [("", 8, 8), ("(numa = 1)", 8, 6), ("(numa = 1)", 5, 5), ("(numa = 2, threads = 7)", 8, 7)],
+)
+def test_cores_are_those_of_the_kernels(
+    options: str, quota: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two nodes of 6 and 2 physical cores with two logical CPUs each, and a quota on the process."""
+    nodes = [[[core, core + 8] for core in range(6)], [[6, 14], [7, 15]]]
+    monkeypatch.setattr(_cpu, "topology", lambda: ([0, 1], nodes, 0.0, quota, ""))
+    env = load(f"device host = cpu {options}\n").values()
+    assert evaluate(parse_expression("cores(host)"), env) == threads
 
 
 def test_a_condition_on_what_a_site_lacks_does_not_apply() -> None:
