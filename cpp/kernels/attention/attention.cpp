@@ -24,8 +24,13 @@ constexpr isa::Dispatch<const AttentionKernels> kKernels{&attention_kernels_gene
 constexpr int64_t kFewTokens = 8;
 constexpr int64_t kPartPositions = 256;  // at least
 constexpr int64_t kMostParts = 64;
+// Positions are rounded once for all queries while they take at most so much memory; longer contexts are
+// rounded by each piece of work.
+constexpr int64_t kRoundedBytes = int64_t{8} << 20;
 // Multiply-adds worth giving to another thread.
 constexpr int64_t kPieceProducts = int64_t{1} << 17;
+// Tiles of positions to be rounded worth giving to another thread.
+constexpr int64_t kPieceRoundings = 2;
 // Floats of partial results worth giving to another thread.
 constexpr int64_t kPieceSums = int64_t{1} << 15;
 
@@ -38,6 +43,21 @@ struct Work {
   int64_t part, parts;  // of the same queries
   int64_t store;        // floats before this part's partial results
   int64_t step;         // floats from one part's to the next's
+  int64_t rounded;      // floats before the rounded positions from `begin` on, or -1
+};
+
+// Positions of a sequence and a key head that are rounded before anything meets them.
+struct Rounding {
+  int64_t sequence, kv_head, start;
+  int count;
+  int64_t store;  // floats before them
+};
+
+// All that a call does, and the floats that it needs for what passes between its loops.
+struct List {
+  std::vector<Work> work;
+  std::vector<Rounding> roundings;
+  int64_t products, partial, rounded;
 };
 
 void write_row(const AttentionKernels& kernels, const Cache& cache, int64_t slab, int64_t block_size,
@@ -77,46 +97,94 @@ int64_t heads_together(const Attention& a, int64_t parts) {
   return (a.kv_heads + pieces - 1) / pieces;
 }
 
-// The list of work, and the floats that partial results need.
-int64_t cut(const Attention& a, std::vector<Work>& work, int64_t& products) {
+// Lists the tiles of a sequence from position `oldest` on for all key heads, one head after the other, if
+// there is room. Returns the floats of one head, or 0.
+int64_t list_roundings(const Attention& a, const RoundedAttention& kernels, int64_t sequence, int64_t oldest,
+                       List& list) {
+  const int64_t context = a.context_lens[sequence],
+                tile = rounded_tile(a.depth, a.value_depth, kernels.bfloats);
+  const int64_t tiles = (context - oldest + kAttentionTile - 1) / kAttentionTile;
+  const int64_t floats = tiles * tile * a.kv_heads;
+  if (list.rounded + floats > kRoundedBytes / 4) return 0;
+  for (int64_t head = 0; head < a.kv_heads; ++head) {
+    for (int64_t start = oldest; start < context; start += kAttentionTile) {
+      const int count = static_cast<int>(std::min<int64_t>(kAttentionTile, context - start));
+      list.roundings.push_back({sequence, head, start, count, list.rounded});
+      list.rounded += tile;
+    }
+  }
+  return tiles * tile;
+}
+
+void list_all(const Attention& a, const RoundedAttention* rounded, List& list) {
   const int64_t group = a.heads / a.kv_heads;
   const int64_t most = std::max<int64_t>(1, kAttentionRows / group);
-  int64_t partial = 0;
-  products = 0;
+  list.work.clear();
+  list.roundings.clear();
+  list.products = list.partial = list.rounded = 0;
   for (int64_t sequence = 0; sequence < a.sequences; ++sequence) {
     const int64_t first = a.seq_starts[sequence], count = a.seq_starts[sequence + 1] - first;
     if (count == 0) continue;
     const int64_t cached = a.context_lens[sequence] - count;
+    // Tiles begin at the same positions for all tokens, so that they may share them.
+    const int64_t origin = a.window > 0 ? std::max<int64_t>(0, cached - a.window + 1) : 0;
+    const int64_t store = list.rounded;
+    const int64_t head_floats =
+        rounded && count > most ? list_roundings(a, *rounded, sequence, origin, list) : 0;
     for (int64_t token = 0; token < count; token += most) {
       Work w{};
       w.sequence = sequence;
       w.token = first + token;
       w.tokens = static_cast<int>(std::min(most, count - token));
       w.position = cached + token;
-      const int64_t oldest = a.window > 0 ? std::max<int64_t>(0, w.position - a.window + 1) : 0;
+      const int64_t seen_from = a.window > 0 ? std::max<int64_t>(0, w.position - a.window + 1) : 0;
+      const int64_t skipped = (seen_from - origin) / kAttentionTile,
+                    oldest = origin + skipped * kAttentionTile;
       w.limit = w.position + w.tokens;
       const int64_t seen = w.limit - oldest, rows = group * w.tokens;
-      products += rows * seen * (a.depth + a.value_depth) * a.kv_heads;
+      list.products += rows * seen * (a.depth + a.value_depth) * a.kv_heads;
       const int64_t length = count <= kFewTokens ? part_length(seen) : seen;
       w.parts = (seen + length - 1) / length;
       const int64_t together = rows <= kStreamedRows ? heads_together(a, a.sequences * w.parts) : 1;
       for (w.kv_head = 0; w.kv_head < a.kv_heads; w.kv_head += together) {
         w.kv_heads = std::min(together, a.kv_heads - w.kv_head);
         w.step = w.kv_heads * rows * (a.value_depth + 2);
+        w.rounded = -1;
+        if (head_floats > 0 && rows > kStreamedRows) {
+          w.rounded = store + w.kv_head * head_floats +
+                      skipped * rounded_tile(a.depth, a.value_depth, rounded->bfloats);
+        }
         for (w.part = 0; w.part < w.parts; ++w.part) {
           w.begin = oldest + w.part * length;
           w.end = std::min(w.limit, w.begin + length);
-          w.store = partial;
-          if (w.parts > 1) partial += w.step;
-          work.push_back(w);
+          w.store = list.partial;
+          if (w.parts > 1) list.partial += w.step;
+          list.work.push_back(w);
         }
       }
     }
   }
-  return partial;
 }
 
-void run(const Attention& a, const AttentionKernels& kernels, const Work& w, float* partial) {
+void round_positions(const Attention& a, const RoundedAttention& kernels, const Rounding& r, float* rounded) {
+  RoundedTile t{};
+  const int64_t key_slab = slab_bytes(a.keys.type, a.block_size, a.depth);
+  const int64_t value_slab = slab_bytes(a.values.type, a.block_size, a.value_depth);
+  t.keys = {a.keys.data + r.kv_head * key_slab, a.kv_heads * key_slab, a.keys.type,
+            static_cast<int>(a.depth)};
+  t.values = {a.values.data + r.kv_head * value_slab, a.kv_heads * value_slab, a.values.type,
+              static_cast<int>(a.value_depth)};
+  t.pages = {a.block_tables + r.sequence * a.table_columns, a.block_size, a.context_lens[r.sequence]};
+  t.start = r.start;
+  t.count = r.count;
+  t.out = rounded + r.store;
+  const int64_t scratch = rounded_scratch(0, a.depth, a.value_depth);
+  t.scratch = reinterpret_cast<float*>(worker_scratch().get(static_cast<size_t>(scratch) * sizeof(float)));
+  kernels.round(t);
+}
+
+void run(const Attention& a, const AttentionKernels& kernels, const RoundedAttention* level, const Work& w,
+         float* partial, float* rounded_positions) {
   const int64_t group = a.heads / a.kv_heads, rows = group * w.kv_heads * w.tokens;
   AttentionTile t{};
   t.q = a.q.data + w.kv_head * group * a.q.head + w.token * a.q.token;
@@ -140,13 +208,14 @@ void run(const Attention& a, const AttentionKernels& kernels, const Work& w, flo
   t.begin = w.begin;
   t.end = w.end;
   t.limit = w.limit;
+  t.rounded = w.rounded < 0 ? nullptr : rounded_positions + w.rounded;
   t.position = w.position;
   t.window = a.window;
   t.scale = a.scale;
   t.softcap = a.softcap;
   t.sinks = a.sinks ? a.sinks + w.kv_head * group : nullptr;
   const bool streamed = group * w.tokens <= kStreamedRows;
-  const RoundedAttention* rounded = streamed ? nullptr : rounded_attention(a.keys.type, a.values.type);
+  const RoundedAttention* rounded = streamed ? nullptr : level;
   const int64_t scratch = rounded ? rounded_scratch(rows, a.depth, a.value_depth)
                                   : attention_scratch(rows, a.depth, a.value_depth);
   t.scratch = reinterpret_cast<float*>(worker_scratch().get(static_cast<size_t>(scratch) * sizeof(float)));
@@ -192,27 +261,33 @@ void attention(const Attention& a) {
   std::fill(a.out + to * token_floats, a.out + a.tokens * token_floats, 0.0f);
   write_new(a, kernels);
 
-  thread_local std::vector<Work> work;
-  work.clear();
-  int64_t products = 0;
-  const int64_t partial_floats = cut(a, work, products);
-  float* partial = nullptr;
-  if (partial_floats > 0) {
-    partial =
-        reinterpret_cast<float*>(caller_scratch().get(static_cast<size_t>(partial_floats) * sizeof(float)));
+  const RoundedAttention* rounded = rounded_attention(a.keys.type, a.values.type);
+  thread_local List all;
+  list_all(a, rounded, all);
+  const List& list = all;  // the caller's, for the other threads
+  float *partial = nullptr, *rounded_positions = nullptr;
+  if (const int64_t floats = list.rounded + list.partial; floats > 0) {
+    rounded_positions =
+        reinterpret_cast<float*>(caller_scratch().get(static_cast<size_t>(floats) * sizeof(float)));
+    partial = rounded_positions + list.rounded;
   }
-  const std::vector<Work>& list = work;  // the caller's, for the other threads
-  const int64_t items = static_cast<int64_t>(list.size());
-  const int64_t grain = std::max<int64_t>(1, items * kPieceProducts / std::max<int64_t>(products, 1));
   runtime::Pool& pool = runtime::Pool::instance();
+  pool.parallel_for(
+      static_cast<int64_t>(list.roundings.size()), kPieceRoundings, [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; ++i)
+          round_positions(a, *rounded, list.roundings[static_cast<size_t>(i)], rounded_positions);
+      });
+  const int64_t items = static_cast<int64_t>(list.work.size());
+  const int64_t grain = std::max<int64_t>(1, items * kPieceProducts / std::max<int64_t>(list.products, 1));
   pool.parallel_for(items, grain, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) run(a, kernels, list[static_cast<size_t>(i)], partial);
+    for (int64_t i = begin; i < end; ++i)
+      run(a, kernels, rounded, list.work[static_cast<size_t>(i)], partial, rounded_positions);
   });
-  if (partial_floats == 0) return;
-  const int64_t sums = std::max<int64_t>(1, partial_floats / items);
+  if (list.partial == 0) return;
+  const int64_t sums = std::max<int64_t>(1, list.partial / items);
   pool.parallel_for(items, std::max<int64_t>(1, kPieceSums / sums), [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
-      const Work& w = list[static_cast<size_t>(i)];
+      const Work& w = list.work[static_cast<size_t>(i)];
       if (w.parts > 1 && w.part == 0) combine(a, kernels, w, partial);
     }
   });

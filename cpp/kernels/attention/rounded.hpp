@@ -11,11 +11,30 @@ namespace ktc::kernels {
 // Query rows that go through the positions of a tile together: scores and weights stay in L1.
 inline constexpr int kRoundedGroup = 24;
 
+// Positions [start, start + count) of one key head, at most kAttentionTile, to be rounded for all rows that
+// meet them.
+struct RoundedTile {
+  CachedRows keys, values;
+  Pages pages;
+  int64_t start;
+  int count;
+  float* out;      // rounded_tile floats, 64-byte aligned
+  float* scratch;  // rounded_scratch floats of no rows, likewise
+};
+
 struct RoundedAttention {
+  bool bfloats;  // what weights and values are; else floats
+  void (*round)(const RoundedTile& tile);
   void (*attend)(const AttentionTile& tile);
   void (*attend_latent)(const LatentTile& tile);
   void (*attend_expanded)(const ExpandedTile& tile);
 };
+
+// Floats of a tile's rounded positions: steps, keys, values.
+static constexpr int64_t rounded_tile(int64_t depth, int64_t value_depth, bool bfloats) {
+  const int64_t words = (depth + 31) / 32 * 32;
+  return kAttentionTile * (1 + words / 2 + (bfloats ? value_depth / 2 : value_depth));
+}
 
 // Floats of scratch for `rows` query rows: their codes, steps, highest scores, totals and sums; of a tile's
 // positions rows as floats and codes, keys, steps and values; scores and weights of a group. Each of the 13

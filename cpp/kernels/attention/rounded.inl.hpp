@@ -293,55 +293,5 @@ inline float natural_highest(float highest) {
   return highest == -kLargest ? kNone : highest * kLn2;
 }
 
-template <bool kBfloats>
-void attend_rounded(const AttentionTile& t) {
-  const int64_t count = int64_t{t.heads} * t.tokens;
-  Places16 places{t.scratch};
-  RoundedRows rows = take_rows(places, count, t.depth, t.value_depth);
-  const RoundedSpace s = take_space(places, t.depth, t.value_depth);
-  if (!t.out) rows.sums = t.sums;
-  rows.softcap = t.softcap;
-  clear_rows(rows, count);
-  const vf scale = vset(t.softcap > 0 ? t.scale : t.scale * kLog2E);
-  for (int64_t r = 0; r < count; r += kAttentionTile) {
-    const int64_t some = count - r < kAttentionTile ? count - r : kAttentionTile;
-    for (int64_t i = 0; i < some; ++i) {
-      const float* q = t.q + (r + i) / t.tokens * t.q_head + (r + i) % t.tokens * t.q_token;
-      for (int d = 0; d < t.depth; d += kWidth) vstore(s.rows + i * t.depth + d, vload(q + d) * scale);
-    }
-    round_rows(s.rows, t.depth, some, t.depth, reinterpret_cast<int16_t*>(rows.queries) + r * rows.words,
-               rows.steps + r);
-  }
-  const CachedRows key_rows{t.keys, t.key_block, t.key_type, t.depth};
-  const CachedRows value_rows{t.values, t.value_block, t.value_type, t.value_depth};
-  const Pages pages{t.table, t.block_size, t.end};
-  for (int64_t start = t.begin; start < t.end; start += kAttentionTile) {
-    const int64_t left = t.end - start;
-    RoundedKeys k{s.keys, s.steps, s.values, 0, 0};
-    k.count = static_cast<int>(left < kAttentionTile ? left : kAttentionTile);
-    k.columns = (k.count + 15) / 16 * 16;
-    read_rows(key_rows, pages, start, k.count, s.rows);
-    round_keys(s, k.count, t.depth, rows.words);
-    float* values = kBfloats ? s.rows : s.values;
-    read_rows(value_rows, pages, start, k.count, values);
-    round_values<kBfloats>(values, t.value_depth, k.count, t.value_depth, k.columns, s.values);
-    attend_tile<kBfloats>(rows, k, 0, count, s.scores, s.weights, [&](int64_t r, int& first, int& last) {
-      const int64_t position = t.position + r % t.tokens, seen = position + 1 - start;
-      const int64_t oldest = t.window > 0 ? position - t.window + 1 - start : 0;
-      last = static_cast<int>(seen < 0 ? 0 : seen > k.count ? k.count : seen);
-      first = static_cast<int>(oldest < 0 ? 0 : oldest > last ? last : oldest);
-    });
-  }
-  for (int64_t r = 0; r < count; ++r) {
-    const float highest = natural_highest(rows.highest[r]), total = vsum(vload(rows.totals + 16 * r));
-    if (t.out) {
-      finish_row(t, static_cast<int>(r), highest, total, rows.sums + r * t.value_depth);
-    } else {
-      t.highest[r] = highest;
-      t.total[r] = total;
-    }
-  }
-}
-
 }  // namespace
 }  // namespace ktc::kernels

@@ -57,6 +57,7 @@ struct AttentionTile {
   int64_t block_size;
   const int32_t* table;       // the sequence's blocks
   int64_t begin, end, limit;  // what comes after `end`, up to `limit`, will be wanted next
+  float* rounded;             // tiles of the positions from `begin` on, see rounded.hpp; or null
   int64_t position;           // of token 0
   int64_t window;
   float scale, softcap;
