@@ -6,6 +6,7 @@
 
 #include "isa/isa.hpp"
 #include "kernels/attention/rounded.hpp"
+#include "kernels/attention/tiles.hpp"
 #include "kernels/scratch.hpp"
 #include "runtime/pool.hpp"
 
@@ -124,7 +125,7 @@ void list_all(const Attention& a, const RoundedAttention* rounded, List& list) {
   list.products = list.partial = list.rounded = 0;
   for (int64_t sequence = 0; sequence < a.sequences; ++sequence) {
     const int64_t first = a.seq_starts[sequence], count = a.seq_starts[sequence + 1] - first;
-    if (count == 0) continue;
+    if (count == 0 || attention_on_tiles(a, sequence)) continue;
     const int64_t cached = a.context_lens[sequence] - count;
     // Tiles begin at the same positions for all tokens, so that they may share them.
     const int64_t origin = a.window > 0 ? std::max<int64_t>(0, cached - a.window + 1) : 0;
@@ -260,6 +261,7 @@ void attention(const Attention& a) {
   std::fill(a.out, a.out + from * token_floats, 0.0f);
   std::fill(a.out + to * token_floats, a.out + a.tokens * token_floats, 0.0f);
   write_new(a, kernels);
+  attention_tiled(a);
 
   const RoundedAttention* rounded = rounded_attention(a.keys.type, a.values.type);
   thread_local List all;
