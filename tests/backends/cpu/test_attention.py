@@ -8,7 +8,7 @@ import pytest
 import torch
 from ktc.backends.cpu.library import OperandError
 from support.attention_limits import attention_limit
-from support.attention_steps import cache, check, step
+from support.attention_checks import cache, check, step
 
 from ktc.dialect.cache_formats import Q8_0, quantize
 
