@@ -14,15 +14,31 @@ constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
 // Base-2 scores may lie so far above the one that weights are relative to before sums are scaled anew.
 constexpr float kHeadroom = 8.0f;
 
-// 2^x, relative error 3e-6; minimax polynomial of degree 4.
-inline vf vexp2(vf x) {
-  const vf clamped = vmax(vset(-200.0f), x), n = vround(clamped), r = clamped - n;
-  vf p = vfma(vset(0.009570101908f), r, vset(0.05591786032f));
-  p = vfma(p, r, vset(0.2402474483f));
-  p = vfma(p, r, vset(0.6931218147f));
-  p = vfma(p, r, vset(0.9999992614f));
-  return vscale2(p, n);
+// What follows keeps to the two pipes that multiply (and compare) as evenly as to the two that add, shift and
+// convert: Zen 4 has two 32-byte pipes of each kind.
+
+// p(x) * 2^n with p near 2^x for x in [-0.5, 0.5], relative error 8e-5, which rounding to bf16 hides: the
+// minimax polynomial of degree 3. `n` is kShifter and an integer, so that its lowest bits are that integer;
+// from 127 on it does not fit. Below -125, and for x of those, the result is 0. A NaN stays one: those that
+// arise here have no low bits.
+constexpr float kShifter = 12582912.0f;  // 1.5 * 2^23
+inline vf vexp2_parts(vf x, vf n) {
+  vf p = vfma(vset(0.05517166906f), x, vset(0.2426111222f));
+  p = vfma(p, x, vset(0.6932609855f));
+  p = vfma(p, x, vset(0.9999280735f));
+  const __mmask16 some = _mm512_cmp_ps_mask(n, vset(kShifter - 125.0f), _CMP_NLT_UQ);
+  return _mm512_castsi512_ps(
+      _mm512_maskz_add_epi32(some, _mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(n), 23)));
 }
+
+// 2^x of x up to 127.
+inline vf vexp2(vf x) {
+  const vf clamped = vmax(vset(-200.0f), x), n = clamped + vset(kShifter);
+  return vexp2_parts(clamped - (n - vset(kShifter)), n);
+}
+
+// Scores beyond this have no fraction worth speaking of, and do not fit beside kShifter.
+constexpr float kPlain = 1048576.0f;
 
 // Pairs of 16-bit integers, summed as integers from 0 on.
 struct Words {
@@ -125,8 +141,9 @@ inline void store_weights(const vf* weights, int vectors, float* out) {
   }
 }
 
-// Lowers what was summed up to weights relative to a new highest score.
-inline void raise_highest(const RoundedRows& rows, int64_t r, float top) {
+// Lowers what was summed up to weights relative to a new highest score, which is taken as an integer.
+inline void raise_highest(const RoundedRows& rows, int64_t r, float found) {
+  const float top = __builtin_ceilf(found);
   const vf factor = vexp2(vset(rows.highest[r] - top));
   rows.highest[r] = top;
   vstore(rows.totals + 16 * r, vload(rows.totals + 16 * r) * factor);
@@ -138,16 +155,15 @@ inline void raise_highest(const RoundedRows& rows, int64_t r, float top) {
 template <bool kBfloats, int kVectors>
 inline void weigh_row(const RoundedRows& rows, const vf* key_steps, int64_t r, const int32_t* scores,
                       int first, int last, float* weights) {
-  vf score[kVectors];
+  vf score[kVectors];  // times `step`
 #pragma GCC unroll 4
   for (int j = 0; j < kVectors; ++j)
     score[j] = _mm512_cvtepi32_ps(_mm512_loadu_si512(scores + 16 * j)) * key_steps[j];
-  const vf step = vset(rows.steps[r]);
-#pragma GCC unroll 4
-  for (int j = 0; j < kVectors; ++j) score[j] = score[j] * step;
+  float step = rows.steps[r];
   if (rows.softcap > 0) {
-    const vf cap = vset(rows.softcap * kLog2E), inverse = vset(1.0f / rows.softcap);
+    const vf cap = vset(rows.softcap * kLog2E), inverse = vset(step / rows.softcap);
     for (int j = 0; j < kVectors; ++j) score[j] = cap * vtanh(score[j] * inverse);
+    step = 1.0f;
   }
   if (first > 0 || last < 16 * kVectors) {
     const uint64_t until = last >= 64 ? ~uint64_t{0} : (uint64_t{1} << last) - 1;
@@ -159,14 +175,25 @@ inline void weigh_row(const RoundedRows& rows, const vf* key_steps, int64_t r, c
   vf best = score[0];
 #pragma GCC unroll 4
   for (int j = 1; j < kVectors; ++j) best = vmax(best, score[j]);
+  best = best * vset(step);
   if (_mm512_cmp_ps_mask(best, vset(rows.highest[r] + kHeadroom), _CMP_GT_OQ))
     raise_highest(rows, r, vhighest(best));
-  const vf shift = vset(rows.highest[r]);
+  const float highest = rows.highest[r];
   vf total = vload(rows.totals + 16 * r);
+  if (__builtin_fabsf(highest) < kPlain) {
+    // An integer fits beside kShifter; the products are not rounded before they are taken apart.
+    const vf by = vset(step), shift = vset(kShifter - highest);
 #pragma GCC unroll 4
-  for (int j = 0; j < kVectors; ++j) {
-    score[j] = vexp2(score[j] - shift);
-    total = total + score[j];
+    for (int j = 0; j < kVectors; ++j) {
+      const vf n = vfma(score[j], by, shift);
+      score[j] = vexp2_parts(vfma(score[j], by, shift - n), n);
+      total = total + score[j];
+    }
+  } else {
+    for (int j = 0; j < kVectors; ++j) {
+      score[j] = vexp2(score[j] * vset(step) - vset(highest));
+      total = total + score[j];
+    }
   }
   vstore(rows.totals + 16 * r, total);
   store_weights<kBfloats>(score, kVectors, weights);

@@ -18,28 +18,26 @@ inline vf gated(vf g, vf u) {
   return (up + vset(1.0f)) * (gate * vsigmoid(gate * vset(1.702f)));
 }
 
+// Vector i of a block of gate values and of the up values behind it.
 template <Gate kGate>
-inline void gate_token(const float* values, vf (&v)[kBlockColumns / kWidth]) {
-  for (int i = 0; i < kBlockColumns / kWidth; ++i)
-    v[i] = gated<kGate>(vload(values + i * kWidth), vload(values + kBlockColumns + i * kWidth));
+inline vf gate_vector(const float* values, int i) {
+  return gated<kGate>(vload(values + i * kWidth), vload(values + kBlockColumns + i * kWidth));
 }
 
 template <Gate kGate>
 void gate_blocks(const float* values, int64_t tokens, uint8_t* out, int64_t stride) {
-  for (int64_t token = 0; token < tokens; ++token) {
-    vf v[kBlockColumns / kWidth];
-    gate_token<kGate>(values + 2 * kBlockColumns * token, v);
-    quantize_block(v, reinterpret_cast<ActivationBlock*>(out + token * stride));
-  }
+  const auto load = [&](int64_t token, int i) {
+    return gate_vector<kGate>(values + 2 * kBlockColumns * token, i);
+  };
+  quantize_blocks(tokens, load, out, stride);
 }
 
 template <Gate kGate>
 void gate_floats(const float* values, int64_t tokens, uint8_t* out, int64_t stride) {
   for (int64_t token = 0; token < tokens; ++token) {
-    vf v[kBlockColumns / kWidth];
-    gate_token<kGate>(values + 2 * kBlockColumns * token, v);
     float* to = reinterpret_cast<float*>(out + token * stride);
-    for (int i = 0; i < kBlockColumns / kWidth; ++i) vstore(to + i * kWidth, v[i]);
+    for (int i = 0; i < kBlockColumns / kWidth; ++i)
+      vstore(to + i * kWidth, gate_vector<kGate>(values + 2 * kBlockColumns * token, i));
   }
 }
 
