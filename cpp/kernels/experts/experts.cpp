@@ -33,6 +33,11 @@ constexpr int64_t kPartTokens = 4096;
 // What the sums of an item of the second loop may take. Fewer rows an item would read the activations of all
 // experts more often.
 constexpr int64_t kSumBytes = 512 << 10;
+// Groups of activations that are copied for an item of the first loop at most.
+constexpr int64_t kGatherBytes = 4 << 20;
+constexpr int64_t kGatherAhead = 4;
+constexpr int64_t kManyItems = 16;                // of a thread: so many end at about the same time
+constexpr int64_t kGateRows = 2 * kBlockColumns;  // 32 gate rows, then the up rows that belong to them
 
 // Bytes of the activations of one token.
 int64_t record(const Matrix& matrix) {
@@ -94,6 +99,13 @@ struct Step {
   int64_t mean_tokens() const { return std::max<int64_t>(1, tokens * chosen / route.active); }
   int64_t run(int64_t count, const Matrix& matrix) const { return run_tokens(count, record(matrix)); }
 
+  // The activations of an expert for down, in groups: an expert's lie together, the first ones of all its
+  // tokens, then the second ones, and so on.
+  uint8_t* inner_groups(int64_t active) const {
+    return inner + route.begin[active] * inner_parts() * kGroupBytes;
+  }
+  int64_t inner_parts() const { return (experts.inner + kGroupColumns - 1) / kGroupColumns; }
+
   // Gates 32 rows of `count` tokens, [token][gate, up], into the activations that down reads from `out` on.
   void gate_rows(float* values, int64_t count, uint8_t* out) const {
     const int gate = static_cast<int>(experts.gate);
@@ -104,45 +116,75 @@ struct Step {
   // Blocks of 32 inner rows of an item of the first loop: one, or those of a group of activations.
   int64_t span() const { return down_groups ? kGroupColumns / kBlockColumns : 1; }
 
-  // Items are numbered by NUMA node: each takes its blocks of every expert.
-  void gate_item(const runtime::NodeGrid& grid, int64_t item) const {
-    constexpr int64_t rows = 2 * kBlockColumns;  // gate rows, then the up rows that belong to them
+  // Items are numbered by NUMA node: each takes its blocks of every expert. `again` says that this thread has
+  // just done another one of the same expert.
+  void gate_item(const runtime::NodeGrid& grid, int64_t item, bool again) const {
     const auto [active, part] = grid.at(item);
-    const int64_t count = choices(active), begin = part * span();
-    const int64_t end = std::min(begin + span(), experts.inner / kBlockColumns);
-    const int64_t run = this->run(count, gate_up);
-    const int64_t floats = run * rows + (down_groups ? count * kGroupColumns : 0);
-    uint8_t* panel = worker_scratch().get(static_cast<size_t>(kPanelBytes + floats * 4));
-    float *values = reinterpret_cast<float*>(panel + kPanelBytes), *gated = values + run * rows;
-    alignas(64) float biases[rows];
+    const int64_t count = choices(active);
     const uint8_t* after = nullptr;
     if (item + 1 < grid.items()) {
       const auto [next, from] = grid.at(item + 1);
-      if (next != active) after = gate_up.band(route.expert[next], from * span() * rows);
+      if (next != active) after = gate_up.band(route.expert[next], from * span() * kGateRows);
     }
+    const int64_t most = x_groups ? std::max<int64_t>(1, kGatherBytes / record(gate_up)) : count;
+    for (int64_t first = 0; first < count; first += most) {
+      const bool gathered = again && count <= most;
+      gate_tokens(active, part, first, std::min(most, count - first), gathered, after);
+    }
+  }
+
+  // The `count` tokens of an expert from its `begin`th on; whether their groups are in the scratch already.
+  void gate_tokens(int64_t active, int64_t part, int64_t begin, int64_t count, bool gathered,
+                   const uint8_t* after) const {
+    const int64_t run = this->run(count, gate_up), all = choices(active),
+                  choice = route.begin[active] + begin;
+    const int64_t floats = run * kGateRows + (down_groups ? count * kGroupColumns : 0);
+    const int64_t own_bytes = x_groups ? count * record(gate_up) : 0;
+    uint8_t* panel = worker_scratch().get(static_cast<size_t>(kPanelBytes + own_bytes + floats * 4));
+    uint8_t* own = panel + kPanelBytes;
+    float *values = reinterpret_cast<float*>(own + own_bytes), *gated = values + run * kGateRows;
+    if (x_groups && !gathered) gather(choice, count, own);
+
+    alignas(64) float biases[kGateRows];
     const int64_t block_bytes = down.integers() ? int64_t{sizeof(ActivationBlock)} : 4 * kBlockColumns;
-    for (int64_t block = begin; block < end; ++block) {
-      LinearCall call = make_call(gate_up, route.expert[active], block * rows, rows, values, biases);
-      call.x = x;
-      call.grouped = x_groups;
-      if (block + 1 == end) call.after = after;
+    const int64_t first_block = part * span();
+    const int64_t blocks = std::min(span(), experts.inner / kBlockColumns - first_block);
+    for (int64_t i = 0; i < blocks; ++i) {
+      const int64_t block = first_block + i;
+      LinearCall call =
+          make_call(gate_up, route.expert[active], block * kGateRows, kGateRows, values, biases);
+      call.groups = x_groups ? count * kGroupBytes : 0;
+      if (i + 1 == blocks) call.after = after;
       for (int64_t first = 0; first < count; first += run) {
-        const int64_t here = std::min(run, count - first), choice = route.begin[active] + first;
-        call.order = route.token + choice;
-        multiply(gate_up, call, here, count, panel);
+        const int64_t here = std::min(run, count - first);
+        call.x = x_groups ? own + first * kGroupBytes : x;
+        call.order = x_groups ? nullptr : route.token + choice + first;
+        multiply(gate_up, call, here, all, panel);
         if (down_groups) {
-          float* to = gated + first * kGroupColumns + (block - begin) * kBlockColumns;
+          float* to = gated + first * kGroupColumns + i * kBlockColumns;
           kernels.gate_floats[static_cast<int>(experts.gate)](values, here, reinterpret_cast<uint8_t*>(to),
                                                               4 * kGroupColumns);
         } else {
-          gate_rows(values, here, inner + choice * record(down) + block * block_bytes);
+          gate_rows(values, here, inner + (choice + first) * record(down) + block * block_bytes);
         }
       }
     }
     for (int64_t i = 0; down_groups && i < count; ++i) {
-      integer_kernels().quantize_groups(
-          gated + i * kGroupColumns, (end - begin) * kBlockColumns,
-          inner + (route.begin[active] + i) * record(down) + part * int64_t{sizeof(ActivationGroup)});
+      integer_kernels().quantize_groups(gated + i * kGroupColumns, blocks * kBlockColumns,
+                                        inner_groups(active) + (part * all + begin + i) * kGroupBytes, 0);
+    }
+  }
+
+  // The groups of `count` choices' tokens, one behind the other as the kernels want them.
+  void gather(int64_t choice, int64_t count, uint8_t* to) const {
+    for (int64_t column = 0; column < experts.hidden; column += kGroupColumns) {
+      const uint8_t* from = x + column / kGroupColumns * tokens * kGroupBytes;
+      const auto group = [&](int64_t i) { return from + route.token[choice + i] * kGroupBytes; };
+      for (int64_t i = 0; i < count; ++i, to += kGroupBytes) {
+        for (int64_t line = 0; line < kGroupBytes; line += 64)  // they are anywhere, and in L3 at best
+          __builtin_prefetch(group(std::min(i + kGatherAhead, count - 1)) + line);
+        std::memcpy(to, group(i), kGroupBytes);
+      }
     }
   }
 
@@ -164,10 +206,15 @@ struct Step {
       } else if (place + rows < experts.hidden) {
         call.after = down.band(route.expert[0], place + rows);
       }
+      if (down_groups) {
+        const int64_t next = (active + 1) % route.active;
+        call.groups = count * kGroupBytes;
+        call.soon = inner_groups(next);
+        call.soon_bytes = choices(next) * inner_parts() * kGroupBytes;
+      }
       for (int64_t first = 0; first < count; first += run) {
         const int64_t here = std::min(run, count - first), choice = route.begin[active] + first;
-        call.x = inner + choice * record(down);
-        call.grouped = down_groups;
+        call.x = down_groups ? inner_groups(active) + first * kGroupBytes : inner + choice * record(down);
         multiply(down, call, here, count, panel);
         kernels.accumulate(values, here, rows, route.token + choice, route.weight + choice, sums);
       }
@@ -191,9 +238,14 @@ struct Step {
     runtime::Pool& pool = runtime::Pool::instance();
     const int64_t parts = (experts.inner / kBlockColumns + span() - 1) / span();
     const runtime::NodeGrid grid(route.active, pool.split(parts));
-    pool.parallel_for(grid.items(), grain(gate_up, 2 * kBlockColumns * span(), mean_tokens()),
+    // All of an expert's at once, where threads still have many to take: its tokens are gathered once.
+    const int64_t least = x_groups && route.active >= kManyItems * pool.threads() ? parts : 1;
+    pool.parallel_for(grid.items(), std::max(least, grain(gate_up, kGateRows * span(), mean_tokens())),
                       [&](int64_t begin, int64_t end, int) {
-                        for (int64_t item = begin; item < end; ++item) gate_item(grid, item);
+                        for (int64_t item = begin; item < end; ++item) {
+                          const bool again = item > begin && grid.at(item).outer == grid.at(item - 1).outer;
+                          gate_item(grid, item, again);
+                        }
                       });
     const int64_t rows = down_rows(pool.threads());
     const int64_t piece = grain(down, rows, mean_tokens() * route.active);

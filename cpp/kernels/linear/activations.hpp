@@ -32,8 +32,8 @@ struct ActivationGroup {
   int32_t pair_sums[4];    // their sums of codes * 2^shift
   int32_t unused[7];
 
-  int32_t half_shifts[8];   // the block's shift, for both of its halves
-  int32_t half_offsets[8];  // -32 times the sums of codes of the halves
+  int32_t half_shifts[8];  // the block's shift, for both of its halves
+  int32_t half_starts[8];  // 2^15 - 32 * (sum of the codes of the lower half + 2^16 * of the upper one)
 
   int32_t minus[8];  // minus the sum of codes of a block
   float sums[8];     // their sum * 2^shift
@@ -42,6 +42,7 @@ struct ActivationGroup {
   int32_t half_sums[8];  // sums of codes of the halves * 2^shift
 };
 static_assert(sizeof(ActivationGroup) == 512);
+inline constexpr int64_t kGroupBytes = sizeof(ActivationGroup);
 
 inline constexpr int kGroupColumns = 256;
 inline constexpr int kGroupShift = 4;  // the largest
@@ -49,8 +50,9 @@ inline constexpr int kGroupShift = 4;  // the largest
 // exact.
 inline constexpr int kHalfCodes = 16 * 63;
 
-// Bytes from one token's record to the next, whether it is columns / 32 blocks or as many groups as hold the
-// columns. Records a multiple of 4 KiB apart would fall into the same sets of the caches.
+// Bytes of the blocks of one token, and from one token's to the next one's: records a multiple of 4 KiB apart
+// would fall into the same sets of the caches. As many hold its groups, but those lie by columns: the first
+// groups of all tokens, then the second ones, and so on.
 static constexpr int64_t activation_record(int64_t columns) {
   const int64_t groups = (columns + kGroupColumns - 1) / kGroupColumns;
   const int64_t bytes = groups * int64_t{sizeof(ActivationGroup)};

@@ -49,9 +49,8 @@ struct Gated {
       gate_block(block, first, count, panel, values, gated + (block - begin) * kBlockColumns);
     if (!groups) return;
     for (int64_t i = 0; i < count; ++i) {
-      integer_kernels().quantize_groups(
-          gated + i * kGroupColumns, (end - begin) * kBlockColumns,
-          out + (first + i) * out_record + part * int64_t{sizeof(ActivationGroup)});
+      integer_kernels().quantize_groups(gated + i * kGroupColumns, (end - begin) * kBlockColumns,
+                                        out + (part * tokens + first + i) * kGroupBytes, 0);
     }
   }
 
@@ -64,9 +63,9 @@ struct Gated {
     call.rows = kBlockColumns;
     call.columns = weight.columns;
     call.band_stride = band_stride;
-    call.x = records + first * record;
+    call.x = records + first * (grouped ? kGroupBytes : record);
     call.x_stride = record;
-    call.grouped = grouped;
+    call.groups = grouped ? tokens * kGroupBytes : 0;
     call.y_stride = kPair;
     call.weight = band(block * kBands);
     call.after = band(up);

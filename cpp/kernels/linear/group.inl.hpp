@@ -1,17 +1,19 @@
-// Integer linear kernels over activations in groups of 256 columns, for AVX-512 VNNI: a tile is decoded in
-// registers and meets several tokens, as in direct.inl.hpp.
+// Integer linear kernels over activations in groups of 256 columns, for AVX-512 VNNI: a line of a tile is
+// decoded and meets up to 12 tokens, which have a sum each in registers.
 //
 // Dot products, multiplications and multiply-adds share two pipes (Zen 4), shifts, additions and conversions
 // have others. With a float scale a block, 16 rows x 32 columns cost a token 8 dot products, the product of
 // two scales and two multiply-adds. Here scales of activations within a group differ by powers of two, which
 // are shifts, and what is summed over a group are integers:
-// - scales of 16 columns: the products of the halves of a tile, as int16, meet the halves' integer scales,
-// both in
-//   one vpdpwssd;
+// - scales of 16 columns: the products of the halves of a tile, as the two words of a lane, meet the halves'
+//   integer scales in one vpdpwssd;
 // - Q4_K: the same with the products of two tiles;
 // - others: one multiply-add a tile;
 // - minima of k-quants: one vpdpwssd for two of them.
 // ActivationGroup says why nothing overflows; integers are exact.
+//
+// Both words come from one sum: that of the upper word is shifted up and goes on with the products of the
+// lower one, from 2^15 on, which keeps the words from borrowing of each other.
 #pragma once
 
 #include "kernels/linear/direct.inl.hpp"
@@ -22,6 +24,8 @@ namespace {
 
 constexpr int kGroupTiles = kGroupColumns / kTileColumns;
 static_assert(kGroupTiles == kChunkTiles);
+// Tokens that meet a line at once: with two registers each, and others for lines, masks and scales.
+constexpr int kGroupMost = 12;
 
 enum class GroupPath { halves, pairs, tiles };
 
@@ -32,8 +36,6 @@ struct GroupTraits {
   static constexpr GroupPath path = scale_columns(s.scales) == 16                    ? GroupPath::halves
                                     : s.scales == Scales::k32_min && s.largest <= 15 ? GroupPath::pairs
                                                                                      : GroupPath::tiles;
-  // Tokens that meet a tile at once: of two tiles, the products of the first wait in registers.
-  static constexpr int tokens = path == GroupPath::pairs ? 8 : 12;
 };
 
 // The low words of each lane, those of `high` above those of `low`.
@@ -91,79 +93,130 @@ struct KMinima {
   }
 };
 
-// The products of `lines` and a token's codes, from `start` on, in two chains, which hide more of their
-// latency.
-inline vi dot_lines(const vb (&lines)[8], const int8_t* codes, vi start) {
-  vi total = start, other = vseti(0);
-#pragma GCC unroll 8
-  for (int j = 0; j < 8; j += 2) {
-    total = dot(total, lines[j], bbroadcast(codes + 4 * j));
-    other = dot(other, lines[j + 1], bbroadcast(codes + 4 * j + 4));
-  }
-  return vaddi(total, other);
-}
+// A sum a token; for few tokens several, which hide the latency of dot products.
+template <int kTokens>
+struct GroupSums {
+  static constexpr int chains = kTokens >= 4 ? 1 : kTokens >= 2 ? 2 : 4;
+  vi of[chains][kTokens];
 
-// sums += the products of a whole group of columns, a chunk of the weight from `header` on, and kTokens
-// tokens.
+  void clear() {
+#pragma GCC unroll 4
+    for (int c = 0; c < chains; ++c) {
+#pragma GCC unroll 12
+      for (int m = 0; m < kTokens; ++m) of[c][m] = vseti(0);
+    }
+  }
+  void add(vb line, int j, const ActivationGroup* x, int column) {
+#pragma GCC unroll 12
+    for (int m = 0; m < kTokens; ++m)
+      of[j % chains][m] = dot(of[j % chains][m], line, bbroadcast(x[m].codes + column + 4 * j));
+  }
+  // Lines kFirst to kFirst + 3 of the tile whose first column is `column`.
+  template <Format kFormat, int kFirst>
+  void add_half(const uint8_t* tile, const ActivationGroup* x, int column) {
+    vb first, second;
+    decode_lines<kFormat, kFirst>(tile, first, second);
+    add(first, kFirst, x, column);
+    add(second, kFirst + 1, x, column);
+    decode_lines<kFormat, kFirst + 2>(tile, first, second);
+    add(first, kFirst + 2, x, column);
+    add(second, kFirst + 3, x, column);
+  }
+  template <Format kFormat>
+  void add_tile(const uint8_t* tile, const ActivationGroup* x, int column) {
+    add_half<kFormat, 0>(tile, x, column);
+    add_half<kFormat, 4>(tile, x, column);
+  }
+  vi total(int m) const {
+    vi sum = of[0][m];
+#pragma GCC unroll 4
+    for (int c = 1; c < chains; ++c) sum = vaddi(sum, of[c][m]);
+    return sum;
+  }
+  // Sums become upper words; below them, `start(token)`.
+  template <class Start>
+  void shift_up(Start&& start) {
+#pragma GCC unroll 12
+    for (int m = 0; m < kTokens; ++m) {
+      of[0][m] = vaddi(vshl<16>(total(m)), start(m));
+#pragma GCC unroll 4
+      for (int c = 1; c < chains; ++c) of[c][m] = vseti(0);
+    }
+  }
+};
+
+// What a call asks for ahead of its use: weights as in `fetch`, where a band is read for the first time; and,
+// a few lines at a time, the activations that are read after those of this call, so that they are in L2 by
+// then.
+struct GroupAhead {
+  const uint8_t* stop;
+  int64_t jump;
+  bool first;
+  const uint8_t *soon, *soon_end;
+  int64_t share;
+
+  template <int kTokens, int kBytes>
+  [[gnu::always_inline]] void ask(const uint8_t* at) const {
+    if (first) fetch<kTokens, kBytes>(at, stop, jump);
+  }
+  [[gnu::always_inline]] void ask_soon() {
+    for (int64_t i = 0; i < share && soon < soon_end; ++i, soon += 64) __builtin_prefetch(soon, 0, 2);
+  }
+};
+
+// sums += the products of a whole group of columns and kTokens tokens.
 template <Format kFormat, int kTokens>
-inline void group_integers(const uint8_t* header, const ActivationGroup* const (&x)[kTokens], int64_t group,
-                           const uint8_t* stop, int64_t jump, float (*sums)[kBandRows]) {
+inline void group_integers(const uint8_t* header, const ActivationGroup* x, const GroupAhead& ahead,
+                           float (*sums)[kBandRows]) {
   using T = GroupTraits<kFormat>;
   constexpr Scales kind = T::s.scales;
   constexpr bool pairs = T::path == GroupPath::pairs;
   constexpr int bytes = tile_bytes(T::s), step = pairs ? 2 : 1;
   const uint8_t* tile = header + header_bytes(kind, kGroupTiles);
+  const vi apart = vseti(1 << 15);
   vi total[kTokens];
 #pragma GCC unroll 12
   for (int m = 0; m < kTokens; ++m) total[m] = vseti(0);
 #pragma GCC unroll 1
   for (int t = 0; t < kGroupTiles; t += step, tile += step * bytes) {
-    fetch<kTokens, step * bytes>(tile, stop, jump);
-    const vi scales = scale_pairs<kind>(header, t);
-    vb lines[8];
-    decode_tile<kFormat>(tile, 0, lines);
+    ahead.template ask<kTokens, step * bytes>(tile);
+    GroupSums<kTokens> products;
+    products.clear();
     if constexpr (pairs) {
-      vi low[kTokens];
-#pragma GCC unroll 12
-      for (int m = 0; m < kTokens; ++m) low[m] = dot_lines(lines, x[m][group].codes + 32 * t, vseti(0));
-      decode_tile<kFormat>(tile + bytes, 0, lines);
-#pragma GCC unroll 12
-      for (int m = 0; m < kTokens; ++m) {
-        const vi high = dot_lines(lines, x[m][group].codes + 32 * t + 32, vseti(0));
-        const vi scale = _mm512_sllv_epi16(scales, vseti(x[m][group].pair_shifts[t / 2]));
-        total[m] = _mm512_dpwssd_epi32(total[m], pair_words(low[m], high), scale);
-      }
+      products.template add_tile<kFormat>(tile + bytes, x, 32 * t + 32);
+      products.shift_up([&](int) { return apart; });
+      products.template add_tile<kFormat>(tile, x, 32 * t);
     } else {
+      products.template add_half<kFormat, 4>(tile, x, 32 * t);
+      // Codes up to 63 leave a word until their offset is off.
+      products.shift_up([&](int m) { return T::shift == 5 ? vseti(x[m].half_starts[t]) : apart; });
+      products.template add_half<kFormat, 0>(tile, x, 32 * t);
+    }
+    const vi scales = scale_pairs<kind>(header, t);
 #pragma GCC unroll 12
-      for (int m = 0; m < kTokens; ++m) {
-        const ActivationGroup& with = x[m][group];
-        vi low = vseti(0), high = vseti(0);
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; ++j) {
-          low = dot(low, lines[j], bbroadcast(with.codes + 32 * t + 4 * j));
-          high = dot(high, lines[j + 4], bbroadcast(with.codes + 32 * t + 4 * j + 16));
-        }
-        vi both = pair_words(low, high);  // modulo 2^16 until the offset is off
-        if constexpr (T::shift == 5) both = _mm512_add_epi16(both, vseti(with.half_offsets[t]));
-        if constexpr (T::shift >= 0 && T::shift < 5)
-          both = _mm512_add_epi16(both, _mm512_srai_epi16(vseti(with.half_offsets[t]), 5 - T::shift));
-        total[m] = _mm512_dpwssd_epi32(total[m], both, _mm512_sllv_epi16(scales, vseti(with.half_shifts[t])));
+    for (int m = 0; m < kTokens; ++m) {
+      vi words = _mm512_xor_si512(products.total(m), apart);
+      if constexpr (T::shift >= 0 && T::shift < 5) {
+        const vi starts = _mm512_xor_si512(vseti(x[m].half_starts[t]), apart);
+        words = _mm512_add_epi16(words, _mm512_srai_epi16(starts, 5 - T::shift));
       }
+      const vi shifts = vseti(pairs ? x[m].pair_shifts[t / 2] : x[m].half_shifts[t]);
+      total[m] = _mm512_dpwssd_epi32(total[m], words, _mm512_sllv_epi16(scales, shifts));
     }
   }
   const vf d = vload_half(reinterpret_cast<const uint16_t*>(header));
   const KMinima<kind> minima(header);
 #pragma GCC unroll 12
   for (int m = 0; m < kTokens; ++m) {
-    const vf value = minima.subtract(x[m][group], d * vtofloat(total[m]));
-    vstore(sums[m], vfma(vset(x[m][group].scale), value, vload(sums[m])));
+    const vf value = minima.subtract(x[m], d * vtofloat(total[m]));
+    vstore(sums[m], vfma(vset(x[m].scale), value, vload(sums[m])));
   }
 }
 
 // The same of a chunk of `tiles` tiles, with floats as scales of its tiles.
 template <Format kFormat, int kTokens>
-inline void group_floats(const uint8_t* header, int tiles, const ActivationGroup* const (&x)[kTokens],
-                         int64_t group, const uint8_t* stop, int64_t jump, float (*sums)[kBandRows]) {
+inline void group_floats(const uint8_t* header, int tiles, const ActivationGroup* x, const GroupAhead& ahead,
+                         float (*sums)[kBandRows]) {
   using T = GroupTraits<kFormat>;
   constexpr Scales kind = T::s.scales;
   constexpr int bytes = tile_bytes(T::s);
@@ -173,105 +226,87 @@ inline void group_floats(const uint8_t* header, int tiles, const ActivationGroup
   for (int m = 0; m < kTokens; ++m) total[m] = vzero();
 #pragma GCC unroll 1
   for (int t = 0; t < tiles; ++t, tile += bytes) {
-    fetch<kTokens, bytes>(tile, stop, jump);
+    ahead.template ask<kTokens, bytes>(tile);
+    GroupSums<kTokens> products;
+    products.clear();
+    if constexpr (T::shift >= 0) {
+#pragma GCC unroll 12
+      for (int m = 0; m < kTokens; ++m) products.of[0][m] = vshl<T::shift>(vseti(x[m].minus[t]));
+    }
+    products.template add_tile<kFormat>(tile, x, 32 * t);
     const vf scale = tile_scale<kind>(header, t, 0, 0);
     const vf least = kind == Scales::half_min ? tile_min<kind>(header, tiles, t, 0, 0) : vzero();
-    vb lines[8];
-    decode_tile<kFormat>(tile, 0, lines);
 #pragma GCC unroll 12
     for (int m = 0; m < kTokens; ++m) {
-      const ActivationGroup& with = x[m][group];
-      vi start = vseti(0);
-      if constexpr (T::shift >= 0) start = vshl<T::shift>(vseti(with.minus[t]));
-      const vi product = dot_lines(lines, with.codes + 32 * t, start);
-      total[m] = vfma(vtofloat(_mm512_sllv_epi32(product, vseti(with.shifts[t]))), scale, total[m]);
-      if constexpr (kind == Scales::half_min) total[m] = vfma(least, vset(with.sums[t]), total[m]);
+      const vi product = _mm512_sllv_epi32(products.total(m), vseti(x[m].shifts[t]));
+      total[m] = vfma(vtofloat(product), scale, total[m]);
+      if constexpr (kind == Scales::half_min) total[m] = vfma(least, vset(x[m].sums[t]), total[m]);
     }
   }
   const KMinima<kind> minima(header);
 #pragma GCC unroll 12
   for (int m = 0; m < kTokens; ++m)
-    vstore(sums[m], vfma(vset(x[m][group].scale), minima.subtract(x[m][group], total[m]), vload(sums[m])));
+    vstore(sums[m], vfma(vset(x[m].scale), minima.subtract(x[m], total[m]), vload(sums[m])));
 }
 
+// Band `band` for tokens [first, first + kTokens).
 template <Format kFormat, int kTokens>
-void group_tokens(const LinearCall& call, int64_t begin, int64_t end, int64_t first) {
+void group_tokens(const LinearCall& call, int64_t band, int64_t first, GroupAhead& ahead) {
   using T = GroupTraits<kFormat>;
-  const ActivationGroup* x[kTokens];
-  for (int m = 0; m < kTokens; ++m) x[m] = reinterpret_cast<const ActivationGroup*>(record(call, first + m));
-  const uint8_t* const stop = call.weight + end * call.band_stride;
-  const int64_t jump = call.after ? call.after - stop : 0, all = call.columns / kTileColumns;
-  for (int64_t band = begin; band < end; ++band) {
-    const int64_t row = band * kBandRows;
-    alignas(64) float sums[kTokens][kBandRows];
-    const vf bias = call.bias ? load_rows(call.bias, row, call.rows) : vzero();
-    for (int m = 0; m < kTokens; ++m) {
-      vstore(sums[m], bias);
-      // A line of the result is written once in a while and rarely in a cache: ask for it early.
-      if (kTokens >= 4) __builtin_prefetch(call.y + (first + m) * call.y_stride + row, 1);
-    }
-    const uint8_t* header = call.weight + band * call.band_stride;
-    for (int64_t start = 0; start < all; start += kGroupTiles) {
-      const int tiles = static_cast<int>(all - start < kGroupTiles ? all - start : kGroupTiles);
-      fetch<kTokens, header_bytes(T::s.scales, kGroupTiles)>(header, stop, jump);
-      if constexpr (T::path == GroupPath::tiles) {
-        group_floats<kFormat, kTokens>(header, tiles, x, start / kGroupTiles, stop, jump, sums);
-      } else {
-        group_integers<kFormat, kTokens>(header, x, start / kGroupTiles, stop, jump, sums);
-      }
-      header += header_bytes(T::s.scales, tiles) + tiles * tile_bytes(T::s);
-    }
-    for (int m = 0; m < kTokens; ++m)
-      store_rows(call.y + (first + m) * call.y_stride, row, call.rows, vload(sums[m]));
+  const int64_t all = call.columns / kTileColumns, row = band * kBandRows;
+  alignas(64) float sums[kTokens][kBandRows];
+  const vf bias = call.bias ? load_rows(call.bias, row, call.rows) : vzero();
+  float* const y = call.y + first * call.y_stride;
+#pragma GCC unroll 12
+  for (int m = 0; m < kTokens; ++m) {
+    vstore(sums[m], bias);
+    // A line of the result is written once in a while and rarely in a cache: ask for it early.
+    if (kTokens >= 4) __builtin_prefetch(y + m * call.y_stride + row, 1);
   }
+  const uint8_t* header = call.weight + band * call.band_stride;
+  const ActivationGroup* x = reinterpret_cast<const ActivationGroup*>(call.x) + first;
+  for (int64_t start = 0; start < all; start += kGroupTiles, x += call.groups / kGroupBytes) {
+    const int tiles = static_cast<int>(all - start < kGroupTiles ? all - start : kGroupTiles);
+    ahead.template ask<kTokens, header_bytes(T::s.scales, kGroupTiles)>(header);
+    ahead.ask_soon();
+    if constexpr (T::path == GroupPath::tiles) {
+      group_floats<kFormat, kTokens>(header, tiles, x, ahead, sums);
+    } else {
+      group_integers<kFormat, kTokens>(header, x, ahead, sums);
+    }
+    header += header_bytes(T::s.scales, tiles) + tiles * tile_bytes(T::s);
+  }
+#pragma GCC unroll 12
+  for (int m = 0; m < kTokens; ++m) store_rows(y + m * call.y_stride, row, call.rows, vload(sums[m]));
 }
 
-template <Format kFormat>
-void group_count(const LinearCall& call, int64_t begin, int64_t end, int64_t first, int tokens) {
-  switch (tokens) {
-    case 1:
-      return group_tokens<kFormat, 1>(call, begin, end, first);
-    case 2:
-      return group_tokens<kFormat, 2>(call, begin, end, first);
-    case 3:
-      return group_tokens<kFormat, 3>(call, begin, end, first);
-    case 4:
-      return group_tokens<kFormat, 4>(call, begin, end, first);
-    case 5:
-      return group_tokens<kFormat, 5>(call, begin, end, first);
-    case 6:
-      return group_tokens<kFormat, 6>(call, begin, end, first);
-    case 7:
-      return group_tokens<kFormat, 7>(call, begin, end, first);
-    case 8:
-      return group_tokens<kFormat, 8>(call, begin, end, first);
-    default:
-      return group_tokens<kFormat, GroupTraits<kFormat>::tokens>(call, begin, end, first);
+// The same for a number of tokens that is not known yet, 1 to kMost.
+template <Format kFormat, int kMost = kGroupMost>
+inline void group_count(int64_t tokens, const LinearCall& call, int64_t band, int64_t first,
+                        GroupAhead& ahead) {
+  if constexpr (kMost > 1) {
+    if (tokens < kMost) return group_count<kFormat, kMost - 1>(tokens, call, band, first, ahead);
   }
-}
-
-// How many of `left` tokens to take next: counts that exist, and none much smaller than the others.
-template <Format kFormat>
-inline int64_t next_count(int64_t left) {
-  constexpr int64_t most = GroupTraits<kFormat>::tokens;
-  if (left <= 8) return left;
-  if (most > 8 && (left == most || left > 16)) return most;
-  const int64_t parts = (left + 7) / 8;
-  return (left + parts - 1) / parts;
+  group_tokens<kFormat, kMost>(call, band, first, ahead);
 }
 
 template <Format kFormat>
 void group(const LinearCall& call, int64_t begin, int64_t end, int64_t first, int64_t last) {
-  if (next_count<kFormat>(last - first) == last - first)
-    return group_count<kFormat>(call, begin, end, first, static_cast<int>(last - first));
-  // Band by band, so that a band comes from memory once and from L1 for the other tokens.
-  LinearCall one = call;
+  // Parts of about the same size. Band by band, so that a band comes from memory once and from L1 or L2 for
+  // the other parts.
+  const int64_t tokens = last - first, parts = (tokens + kGroupMost - 1) / kGroupMost;
+  const int64_t chunks = (call.columns + kGroupColumns - 1) / kGroupColumns * (end - begin) * parts;
+  GroupAhead ahead{};
+  ahead.stop = call.weight + end * call.band_stride;
+  ahead.jump = call.after ? call.after - ahead.stop : 0;
+  ahead.soon = call.soon;
+  ahead.soon_end = call.soon + call.soon_bytes;
+  ahead.share = (call.soon_bytes / 64 + chunks - 1) / chunks;
   for (int64_t band = begin; band < end; ++band) {
-    one.after = band + 1 < end ? nullptr : call.after;
-    int64_t tokens;
-    for (int64_t token = first; token < last; token += tokens) {
-      tokens = next_count<kFormat>(last - token);
-      group_count<kFormat>(one, band, band + 1, token, static_cast<int>(tokens));
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t from = first + part * tokens / parts, to = first + (part + 1) * tokens / parts;
+      ahead.first = part == 0;
+      group_count<kFormat>(to - from, call, band, from, ahead);
     }
   }
 }

@@ -176,11 +176,16 @@ void quantize_activations(const float* x, int64_t x_stride, int64_t tokens, int6
                           const TileKernels* tiles, bool groups) {
   if (tiles) return place_activations(*tiles, x, x_stride, tokens, columns, records);
   const IntegerKernels& kernels = integer_kernels();
-  const auto quantize = groups ? kernels.quantize_groups : kernels.quantize;
   const int64_t stride = activation_record(columns);
   const int64_t grain = std::max<int64_t>(1, (16 << 10) / columns);
   runtime::Pool::instance().parallel_for(tokens, grain, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) quantize(x + i * x_stride, columns, records + i * stride);
+    for (int64_t i = begin; i < end; ++i) {
+      const float* from = x + i * x_stride;
+      if (groups)
+        kernels.quantize_groups(from, columns, records + i * kGroupBytes, tokens * kGroupBytes);
+      else
+        kernels.quantize(from, columns, records + i * stride);
+    }
   });
 }
 
@@ -196,7 +201,7 @@ void linear_quantized(const PackedWeight& weight, const uint8_t* records, int64_
   const IntegerKernels& kernels = integer_kernels();
   runtime::Pool& pool = runtime::Pool::instance();
   const int64_t bands = weight.bands();
-  call.grouped = kernels.groups(weight.format, tokens);
+  call.groups = kernels.groups(weight.format, tokens) ? tokens * kGroupBytes : 0;
   if (tokens <= kSomeTokens) {
     const int64_t band_products = kBandRows * weight.columns * tokens;
     const int64_t grain = std::min(kPieceBytes / call.band_stride, kPieceProducts / band_products);

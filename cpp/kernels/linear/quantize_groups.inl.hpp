@@ -84,12 +84,14 @@ inline void quantize_group(const float* x, int blocks, ActivationGroup* group) {
   group->scale = finite ? scale : __builtin_nanf("");  // what is wrong shows in the result
   const vi halves = half_code_sums(group->codes);
   store_words(group->half_shifts, shift);
-  store_words(group->half_offsets, _mm512_slli_epi32(_mm512_sub_epi32(_mm512_setzero_si512(), halves), 5));
   store_words(group->half_sums, _mm512_sllv_epi32(halves, shift));
   // Of whole blocks, in the lower half of a vector.
   const vi even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12, 14);
   const vi both =
       _mm512_permutexvar_epi32(even, _mm512_add_epi32(halves, _mm512_shuffle_epi32(halves, _MM_PERM_CDAB)));
+  const vi upper = _mm512_slli_epi32(_mm512_shuffle_epi32(halves, _MM_PERM_CDAB), 16);
+  const vi apart = _mm512_permutexvar_epi32(even, _mm512_add_epi32(halves, upper));
+  const vi starts = _mm512_sub_epi32(_mm512_set1_epi32(1 << 15), _mm512_slli_epi32(apart, 5));
   const vi shifts = _mm512_permutexvar_epi32(even, shift), shifted = _mm512_sllv_epi32(both, shifts);
   const auto store = [](void* to, __m256i value) { _mm256_storeu_si256(static_cast<__m256i*>(to), value); };
   const auto low = [](vi value) { return _mm512_castsi512_si256(value); };
@@ -97,6 +99,7 @@ inline void quantize_group(const float* x, int blocks, ActivationGroup* group) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
                      _mm512_castsi512_si128(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(value))));
   };
+  store(group->half_starts, low(starts));
   pairs(group->pair_shifts, shifts);
   pairs(group->pair_sums, shifted);
   store(group->minus, low(_mm512_sub_epi32(_mm512_setzero_si512(), both)));
@@ -104,11 +107,12 @@ inline void quantize_group(const float* x, int blocks, ActivationGroup* group) {
   store(group->shifts, low(shifts));
 }
 
-[[maybe_unused]] void quantize_groups(const float* x, int64_t columns, uint8_t* record) {
-  ActivationGroup* group = reinterpret_cast<ActivationGroup*>(record);
-  for (int64_t column = 0; column < columns; column += kGroupColumns, ++group) {
+// The groups of one token, `stride` bytes apart.
+[[maybe_unused]] void quantize_groups(const float* x, int64_t columns, uint8_t* groups, int64_t stride) {
+  for (int64_t column = 0; column < columns; column += kGroupColumns, groups += stride) {
     const int64_t left = (columns - column) / kBlockColumns;
-    quantize_group(x + column, left < 8 ? static_cast<int>(left) : 8, group);
+    quantize_group(x + column, left < 8 ? static_cast<int>(left) : 8,
+                   reinterpret_cast<ActivationGroup*>(groups));
   }
 }
 

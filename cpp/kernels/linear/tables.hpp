@@ -11,14 +11,16 @@ namespace ktc::kernels {
 struct LinearCall {
   const uint8_t* weight;  // packed
   int64_t rows, columns, band_stride;
-  const uint8_t* x;      // activation records, or floats for float weights
-  bool grouped;          // records are of groups
-  int64_t x_stride;      // bytes between tokens
-  const int32_t* order;  // which record each token reads; null for the token's own
+  const uint8_t* x;      // activations: blocks or groups, or floats for float weights
+  int64_t groups;        // bytes between the groups of a token, which lie kGroupBytes apart; 0 for no groups
+  int64_t x_stride;      // otherwise, bytes between tokens
+  const int32_t* order;  // which of them each token reads; null for the token's own, as with groups
   const float* bias;     // [rows] or null
   float* y;              // of row 0 and token 0
   int64_t y_stride;      // floats between tokens
   const uint8_t* after;  // weights that will be read next, to be prefetched; null for those behind
+  const uint8_t* soon;   // groups of activations that will be, and how many bytes of them
+  int64_t soon_bytes;
 };
 
 // What a panel kernel unpacks at once: 32 rows x 512 columns of codes and scales stay in a core's L1.
@@ -43,7 +45,7 @@ struct IntegerKernels {
   // Up to this many tokens the direct kernels are faster.
   int direct_tokens;
   // The same with activations in groups, where a level has that, else null.
-  void (*quantize_groups)(const float* x, int64_t columns, uint8_t* record) = nullptr;
+  void (*quantize_groups)(const float* x, int64_t columns, uint8_t* groups, int64_t stride) = nullptr;
   void (*group[kFormats])(const LinearCall& call, int64_t begin, int64_t end, int64_t first,
                           int64_t last) = {};
 
@@ -52,11 +54,11 @@ struct IntegerKernels {
     return group[static_cast<int>(format)] && tokens >= kGroupTokens;
   }
 
-  // The kernel for the call's records.
+  // The kernel for the call's activations.
   void multiply(Format format, const LinearCall& call, int64_t begin, int64_t end, int64_t first,
                 int64_t last, uint8_t* scratch) const {
     const int i = static_cast<int>(format);
-    if (call.grouped) {
+    if (call.groups) {
       group[i](call, begin, end, first, last);
     } else if (last - first <= direct_tokens) {
       direct[i](call, begin, end, first, last);

@@ -12,54 +12,47 @@ inline vb high_bits(vb codes, vb plane) {
   return bmerge(codes, bshift<kShift - kPlace>(plane), bset(((1 << kBits) - 1) << kPlace));
 }
 
-// The 8 lines of a tile, kWidth rows of each from row kWidth * part on, as unsigned codes.
-template <Format kFormat>
-inline void decode_tile(const uint8_t* tile, int part, vb (&lines)[8]) {
+// Lines kFirst and kFirst + 1 of a tile, kWidth rows of each whose bytes start at `p` in the first piece, as
+// unsigned codes.
+template <Format kFormat, int kFirst>
+inline void decode_lines(const uint8_t* p, vb& first, vb& second) {
   constexpr Spec s = spec(kFormat);
-  const uint8_t* p = tile + part * (64 / kParts);
   if constexpr (s.low_bits == 8) {
-    for (int j = 0; j < 8; ++j) lines[j] = bload(p + 64 * j);
+    first = bload(p + 64 * kFirst);
+    second = bload(p + 64 * (kFirst + 1));
   } else if constexpr (s.low_bits == 4) {
-    const vb mask = bset(0x0f);
-    for (int i = 0; i < 4; ++i) {
-      const vb piece = bload(p + 64 * i);
-      lines[2 * i] = band(piece, mask);
-      lines[2 * i + 1] = band(bshift<4>(piece), mask);
-    }
+    const vb mask = bset(0x0f), piece = bload(p + 64 * (kFirst / 2));
+    first = band(piece, mask);
+    second = band(bshift<4>(piece), mask);
   } else {
-    const vb mask = bset(0x03);
-    for (int i = 0; i < 2; ++i) {
-      const vb piece = bload(p + 64 * i);
-      lines[4 * i] = band(piece, mask);
-      lines[4 * i + 1] = band(bshift<2>(piece), mask);
-      lines[4 * i + 2] = band(bshift<4>(piece), mask);
-      lines[4 * i + 3] = band(bshift<6>(piece), mask);
-    }
+    const vb mask = bset(0x03), piece = bload(p + 64 * (kFirst / 4));
+    first = band(bshift<2 * (kFirst % 4)>(piece), mask);
+    second = band(bshift<2 * (kFirst % 4) + 2>(piece), mask);
   }
   constexpr int place = s.low_bits;
-  const uint8_t* high = p + 64 * s.low_bits;
   if constexpr (s.high_bits == 1) {
-    const vb plane = bload(high);
-    lines[0] = high_bits<0, 1, place>(lines[0], plane);
-    lines[1] = high_bits<1, 1, place>(lines[1], plane);
-    lines[2] = high_bits<2, 1, place>(lines[2], plane);
-    lines[3] = high_bits<3, 1, place>(lines[3], plane);
-    lines[4] = high_bits<4, 1, place>(lines[4], plane);
-    lines[5] = high_bits<5, 1, place>(lines[5], plane);
-    lines[6] = high_bits<6, 1, place>(lines[6], plane);
-    lines[7] = high_bits<7, 1, place>(lines[7], plane);
+    const vb plane = bload(p + 64 * s.low_bits);
+    first = high_bits<kFirst, 1, place>(first, plane);
+    second = high_bits<kFirst + 1, 1, place>(second, plane);
   } else if constexpr (s.high_bits == 2) {
-    for (int i = 0; i < 2; ++i) {
-      const vb plane = bload(high + 64 * i);
-      lines[4 * i] = high_bits<0, 2, place>(lines[4 * i], plane);
-      lines[4 * i + 1] = high_bits<2, 2, place>(lines[4 * i + 1], plane);
-      lines[4 * i + 2] = high_bits<4, 2, place>(lines[4 * i + 2], plane);
-      lines[4 * i + 3] = high_bits<6, 2, place>(lines[4 * i + 3], plane);
-    }
+    const vb plane = bload(p + 64 * (s.low_bits + kFirst / 4));
+    first = high_bits<2 * (kFirst % 4), 2, place>(first, plane);
+    second = high_bits<2 * (kFirst % 4) + 2, 2, place>(second, plane);
   }
   if constexpr (s.table != nullptr) {
-    for (int j = 0; j < 8; ++j) lines[j] = blookup(lines[j], s.table);
+    first = blookup(first, s.table);
+    second = blookup(second, s.table);
   }
+}
+
+// The 8 lines of a tile, kWidth rows of each from row kWidth * part on.
+template <Format kFormat>
+inline void decode_tile(const uint8_t* tile, int part, vb (&lines)[8]) {
+  const uint8_t* p = tile + part * (64 / kParts);
+  decode_lines<kFormat, 0>(p, lines[0], lines[1]);
+  decode_lines<kFormat, 2>(p, lines[2], lines[3]);
+  decode_lines<kFormat, 4>(p, lines[4], lines[5]);
+  decode_lines<kFormat, 6>(p, lines[6], lines[7]);
 }
 
 // Scales of kWidth rows from row kWidth * part on, for half `half` of tile `tile` (0 where a tile has one
