@@ -163,6 +163,10 @@ def models(names: Sequence[str], options: argparse.Namespace) -> list[Model]:
     return found
 
 
+REPACKED: dict[str, tuple[bool, ...]] = {"both": (True, False), "yes": (True,), "no": (False,), "none": ()}
+"""By `--repack`: whether llama.cpp repacks its weights."""
+
+
 def _progress(done: int, total: int) -> None:
     if done == total:
         print(f"  written: {total / 1e9:.1f} GB", file=sys.stderr)
@@ -176,8 +180,7 @@ def measure(model: Model, tests: Sequence[Test], options: argparse.Namespace) ->
         ours = Ours(model.path, model.class_name, model.library, room, options.chunk)
         meter = Bandwidth()
     rows: list[Row] = []
-    settings = {"both": (True, False), "yes": (True,), "no": (False,), "none": ()}[options.repack]
-    for repack in settings:
+    for repack in REPACKED[options.repack]:
         with (
             alone(options.lock),
             llama_cpp(options.peer, model.path, options.threads, repack, room, options.ubatch) as peer,
@@ -245,7 +248,7 @@ def errors(model: Model, options: argparse.Namespace) -> tuple[str, ...]:
     ours = Ours(model.small, model.class_name, model.library, 256, 0)
     found = {"ktc": compare_logits(expected, logits_of(ours.model, ids, ERROR_TOKENS // 4))}
     with tempfile.TemporaryDirectory() as name:
-        for repack in (True, False) if options.repack != "none" else ():
+        for repack in REPACKED[options.repack]:
             with llama_cpp(options.peer, model.small, options.threads, repack, 256, 256) as peer:
                 logits = peer.logits(ids, peer.settings[0], Path(name))
                 found[peer.name] = compare_logits(expected, logits)
@@ -275,7 +278,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--vocabulary", type=int, default=0, help="of the shapes; default: the published one")
     parser.add_argument("--chunk", type=int, default=0, help="tokens of a prefill step of ktc")
     parser.add_argument("--ubatch", type=int, default=512, help="tokens of a prefill step of llama.cpp")
-    parser.add_argument("--repack", choices=("both", "yes", "no", "none"), default="both", help="llama.cpp's")
+    parser.add_argument("--repack", choices=tuple(REPACKED), default="both", help="llama.cpp's")
     parser.add_argument("--peer", default=sys.executable, help="an interpreter that has llama-cpp-python")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the files of shapes lie")
     parser.add_argument("--no-torch", dest="torch", action="store_false", help="without torch eager bf16")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.attention_limits import attention_limit
 from support.attention_checks import cache, check, step
+from support.attention_limits import attention_limit
 
 from ktc.dialect.cache_formats import Q8_0
 
