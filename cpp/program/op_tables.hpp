@@ -16,4 +16,7 @@ OpTable attention_ops();  // ops_attention.cpp
 OpTable expert_ops();     // ops_experts.cpp: routers and routed experts
 OpTable tensor_ops();     // ops_tensor.cpp: what torch functions leave: copies, casts, arithmetic, selection
 
+// ops_attention.cpp: rotary embedding and the attention behind it.
+extern const Chain kRotatedAttention;
+
 }  // namespace ktc::program

@@ -65,6 +65,7 @@ struct Chain {
   std::vector<std::string> followers;  // names of the ops behind the first
   // The step, or none for calls that it does not take: those are made one by one, with their checks.
   std::optional<Step> (*make)(const std::vector<Call>& calls);
+  int named = 0;  // which of the ops the step counts as
 };
 
 // nullptr for an op that is not in the table.

@@ -104,8 +104,13 @@ struct Paged {
 
 // attention: q[1, H, T, D], k, v, key_cache, value_cache, seq_starts, context_lens, block_tables, slots,
 // sinks[H] or none, out[1, T, H, Dv] contiguous; ints: window; floats: scale, softcap.
-Step make_attention(const std::vector<Call>& calls) {
-  const std::vector<Tensor>& o = calls[0].operands;
+struct AttentionStep {
+  Step step;                                 // what it costs
+  std::function<kernels::Attention()> call;  // with the addresses of a run
+};
+
+AttentionStep attention_step(const Call& made) {
+  const std::vector<Tensor>& o = made.operands;
   const Tensor &q = o[0], &k = o[1], &v = o[2], &sinks = o[9], &out = o[10];
   require(q.rank() == 4, "q", q, "float32[1, heads, tokens, depth]");
   kernels::Attention a{};
@@ -127,9 +132,9 @@ Step make_attention(const std::vector<Call>& calls) {
   }
   require(out.type == Type::f32 && out.contiguous() && out.elements() == a.tokens * a.heads * a.value_depth,
           "out", out, "contiguous float32[1, tokens, heads, depth]");
-  a.window = calls[0].ints[0];
-  a.scale = static_cast<float>(calls[0].floats[0]);
-  a.softcap = static_cast<float>(calls[0].floats[1]);
+  a.window = made.ints[0];
+  a.scale = static_cast<float>(made.floats[0]);
+  a.softcap = static_cast<float>(made.floats[1]);
   Work work;
   work.bytes = 4.0 * static_cast<double>(q.elements() + k.elements() + v.elements() + out.elements());
   const double cached_bytes =
@@ -146,7 +151,7 @@ Step make_attention(const std::vector<Call>& calls) {
     });
     return more;
   };
-  step.run = [=] {
+  const auto call = [=] {
     kernels::Attention now = a;
     now.q = heads(q);
     now.k = heads(k);
@@ -156,10 +161,61 @@ Step make_attention(const std::vector<Call>& calls) {
     paged.fill(now);
     now.sinks = sinks.data<const float>();
     now.out = out.data<float>();
+    return now;
+  };
+  return {step, call};
+}
+
+Step make_attention(const std::vector<Call>& calls) {
+  AttentionStep made = attention_step(calls[0]);
+  made.step.run = [call = made.call] {
+    const kernels::Attention now = call();
     kernels::check_attention(now);
     kernels::attention(now);
   };
-  return step;
+  return made.step;
+}
+
+// Fewer tokens are cut along the context: each part would rotate the same queries.
+constexpr int64_t kRotatedTokens = 32;
+
+// rope, attention: queries and keys are rotated where they are rounded, or written to the cache, unless the
+// level's kernels want them in memory.
+std::optional<Step> make_rotated(const std::vector<Call>& calls) {
+  Call rope = calls[0], plain = calls[1], whole = calls[1];
+  const Tensor cos = rope.operands[2], sin = rope.operands[3];
+  for (size_t i = 0; i < 2; ++i) {
+    const Tensor &made = rope.operands[4 + i], &read = plain.operands[i];
+    if (made.base != read.base || made.offset != read.offset || made.shape != read.shape ||
+        made.strides != read.strides || made.rank() != 4 || made.size(2) < kRotatedTokens) {
+      return std::nullopt;
+    }
+  }
+  for (size_t i = 0; i < 2; ++i) {
+    whole.operands[i] = rope.operands[i];
+    const Tensor& made = rope.operands[4 + i];
+    const Tensor spare = rope.temporary(made.elements() * item_bytes(made.type));
+    for (Tensor* to : {&rope.operands[4 + i], &plain.operands[i]}) {
+      to->base = spare.base;
+      to->offset = 0;
+    }
+  }
+  const Step rotate = find_op("rope")->make({rope}), attend = make_attention({plain});
+  AttentionStep made = attention_step(whole);
+  const kernels::Rotation tables{nullptr, nullptr, cos.size(2), rope.ints[0] != 0};
+  made.step.run = [=, call = made.call, rotate = rotate.run, attend = attend.run] {
+    kernels::Attention now = call();
+    kernels::check_attention(now);
+    if (!kernels::attention_rotates(now)) {
+      rotate();
+      return attend();
+    }
+    now.rotation = tables;
+    now.rotation.cos = cos.data<const float>();
+    now.rotation.sin = sin.data<const float>();
+    kernels::attention(now);
+  };
+  return made.step;
 }
 
 // mla_expand: q_nope[1, H, T, N], q_rope[1, H, T, R], kv[1, T, H (N + V)], k_rope[1, 1, T, R], and q, k, v,
@@ -292,6 +348,8 @@ constexpr OpEntry kOps[] = {
 };
 
 }  // namespace
+
+const Chain kRotatedAttention{{"attention"}, make_rotated, 1};
 
 OpTable attention_ops() {
   return {kOps, static_cast<int>(std::size(kOps))};

@@ -187,9 +187,12 @@ Step make_rotary(const Calls& calls) {
 }
 
 constexpr OpEntry kOps[] = {
-    {"rms_norm", "iio", 0, 2, make_rms_norm},      {"add_rms_norm", "iiioo", 0, 2, make_add_rms_norm},
-    {"layer_norm", "iiIo", 0, 1, make_layer_norm}, {"elementwise", "iIo", 1, 0, make_elementwise},
-    {"rope", "iiiioo", 1, 0, make_rope},           {"rotary", "iioo", 0, 1, make_rotary},
+    {"rms_norm", "iio", 0, 2, make_rms_norm},
+    {"add_rms_norm", "iiioo", 0, 2, make_add_rms_norm},
+    {"layer_norm", "iiIo", 0, 1, make_layer_norm},
+    {"elementwise", "iIo", 1, 0, make_elementwise},
+    {"rope", "iiiioo", 1, 0, make_rope, nullptr, &kRotatedAttention},
+    {"rotary", "iioo", 0, 1, make_rotary},
 };
 
 }  // namespace

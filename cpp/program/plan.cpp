@@ -176,7 +176,7 @@ class Planner {
     }
     std::optional<Step> made = chain->make(calls);
     if (!made) return 0;
-    plan_->steps.push_back({std::move(*made), first, count});
+    plan_->steps.push_back({std::move(*made), first + chain->named, count});
     for (int i = first; i < first + count; ++i) {
       for (int operand : text_.ops[static_cast<size_t>(i)].operands) {
         if (operand < 0) continue;

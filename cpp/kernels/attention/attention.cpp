@@ -8,6 +8,7 @@
 #include "kernels/attention/rounded.hpp"
 #include "kernels/attention/tiles.hpp"
 #include "kernels/scratch.hpp"
+#include "kernels/vector/vector.hpp"
 #include "runtime/pool.hpp"
 
 namespace ktc::kernels {
@@ -68,15 +69,28 @@ void write_row(const AttentionKernels& kernels, const Cache& cache, int64_t slab
                       start + block_size * depth + 2 * offset * (depth / kCacheGroup));
 }
 
+void rotate(const Attention& a, const float* row, int64_t token, float* out) {
+  const Rotation& r = a.rotation;
+  vector_kernels().rope(row, r.cos + token * r.width, r.sin + token * r.width, r.width, a.depth,
+                        r.interleaved, out);
+}
+
 void write_new(const Attention& a, const AttentionKernels& kernels) {
   const int64_t grain = std::max<int64_t>(1, (16 << 10) / (a.kv_heads * (a.depth + a.value_depth)));
   runtime::Pool::instance().parallel_for(a.tokens, grain, [&](int64_t begin, int64_t end, int) {
+    float* rotated = nullptr;
+    if (a.rotation.cos)
+      rotated = reinterpret_cast<float*>(worker_scratch().get(static_cast<size_t>(a.depth) * sizeof(float)));
     for (int64_t token = begin; token < end; ++token) {
       const int64_t block = a.slots[token] / a.block_size, offset = a.slots[token] % a.block_size;
       for (int64_t head = 0; head < a.kv_heads; ++head) {
         const int64_t slab = block * a.kv_heads + head;
-        write_row(kernels, a.keys, slab, a.block_size, offset, a.depth,
-                  a.k.data + head * a.k.head + token * a.k.token);
+        const float* key = a.k.data + head * a.k.head + token * a.k.token;
+        if (rotated) {
+          rotate(a, key, token, rotated);
+          key = rotated;
+        }
+        write_row(kernels, a.keys, slab, a.block_size, offset, a.depth, key);
         write_row(kernels, a.values, slab, a.block_size, offset, a.value_depth,
                   a.v.data + head * a.v.head + token * a.v.token);
       }
@@ -219,7 +233,20 @@ void run(const Attention& a, const AttentionKernels& kernels, const RoundedAtten
   const RoundedAttention* rounded = streamed ? nullptr : level;
   const int64_t scratch = rounded ? rounded_scratch(rows, a.depth, a.value_depth)
                                   : attention_scratch(rows, a.depth, a.value_depth);
-  t.scratch = reinterpret_cast<float*>(worker_scratch().get(static_cast<size_t>(scratch) * sizeof(float)));
+  // Rotated queries lie behind what the kernel needs, in whole cache lines.
+  const int64_t before = (scratch + 15) / 16 * 16, rotated = a.rotation.cos ? rows * a.depth : 0;
+  t.scratch =
+      reinterpret_cast<float*>(worker_scratch().get(static_cast<size_t>(before + rotated) * sizeof(float)));
+  if (a.rotation.cos) {
+    float* out = t.scratch + before;
+    for (int64_t i = 0; i < rows; ++i) {
+      const int64_t token = i / t.heads, head = i % t.heads;
+      rotate(a, t.q + head * t.q_head + token * t.q_token, w.token + token, out + i * a.depth);
+    }
+    t.q = out;
+    t.q_head = a.depth;
+    t.q_token = t.heads * a.depth;
+  }
   if (w.parts == 1) {
     t.out = a.out + (w.token * a.heads + w.kv_head * group) * a.value_depth;
     t.out_token = a.heads * a.value_depth;
@@ -251,6 +278,12 @@ void combine(const Attention& a, const AttentionKernels& kernels, const Work& w,
 }
 
 }  // namespace
+
+bool attention_rotates(const Attention& a) {
+  for (int64_t sequence = 0; sequence < a.sequences; ++sequence)
+    if (attention_on_tiles(a, sequence)) return false;
+  return true;
+}
 
 void attention(const Attention& a) {
   if (a.tokens <= 0) return;

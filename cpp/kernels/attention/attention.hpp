@@ -19,6 +19,13 @@ struct HeadRows {
   int64_t head, token;
 };
 
+// Rotary embedding of queries and keys on their way into attention: tables [tokens, width], see vector.hpp.
+struct Rotation {
+  const float *cos, *sin;
+  int64_t width;  // even, at most the depth
+  bool interleaved;
+};
+
 // The meaning is that of the dialect's kt.attention.
 struct Attention {
   HeadRows q, k, v;
@@ -34,7 +41,11 @@ struct Attention {
   int64_t window;
   const float* sinks;  // [heads] or null
   float* out;          // [tokens, heads, value_depth]
+  Rotation rotation;   // of q and k first; no tables: none
 };
+
+// Whether the level's kernels rotate this step's rows; else `rotation` has to be empty.
+bool attention_rotates(const Attention& a);
 
 // Throws std::invalid_argument, naming the operand, when the step's numbers do not fit each other or the
 // cache.

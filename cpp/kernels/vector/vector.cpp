@@ -25,6 +25,10 @@ int64_t grain(int64_t n) {
 
 }  // namespace
 
+const VectorKernels& vector_kernels() {
+  return *kKernels.pick();
+}
+
 void rms_norm(const Rows& x, const Rows& residual, int64_t outer_count, int64_t inner_count, int64_t n,
               const float* weight, float eps, float offset, float* y, float* sum) {
   const auto kernel = kKernels.pick()->rms_norm;

@@ -18,6 +18,9 @@ struct Rows {
   }
 };
 
+// The kernels on single rows of the level in force, for operators that make rows on their way.
+const VectorKernels& vector_kernels();
+
 // y[outer_count * inner_count, n], contiguous; see VectorKernels::rms_norm. `residual.data` and `sum` may be
 // null.
 void rms_norm(const Rows& x, const Rows& residual, int64_t outer_count, int64_t inner_count, int64_t n,
