@@ -137,14 +137,15 @@ def as_int8(x: torch.Tensor) -> torch.Tensor:
 
 def as_groups(x: torch.Tensor) -> torch.Tensor:
     """The same of groups of 256: a block's scale is the largest one's, halved up to four times (ActivationGroup)."""
-    groups = x.reshape(*x.shape[:-1], -1, 8, 2, 16)
+    whole = torch.nn.functional.pad(x, (0, -x.shape[-1] % 256))
+    groups = whole.reshape(*x.shape[:-1], -1, 8, 2, 16)
     sums = (groups.abs() * (1 / 1008)).sum(-1)
     alone = torch.maximum(groups.abs().amax(-1) * (1 / 127), sums).amax(-1, keepdim=True)
     largest = alone.amax(-2, keepdim=True)
     halvings = sum((alone <= largest / 2**i).int() for i in range(1, 5))
     scales = (largest * 2.0**-halvings)[..., None]
     codes = torch.where(scales > 0, groups * (1 / scales), 0).round().clamp(-127, 127)
-    return (codes.double() * scales.double()).reshape(x.shape)
+    return (codes.double() * scales.double()).reshape(whole.shape)[..., : x.shape[-1]]
 
 
 def as_codes(x: torch.Tensor, format: str, tokens: int) -> torch.Tensor:

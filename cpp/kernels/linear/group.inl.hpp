@@ -16,7 +16,7 @@
 // lower one, from 2^15 on, which keeps the words from borrowing of each other.
 #pragma once
 
-#include "kernels/linear/direct.inl.hpp"
+#include "kernels/linear/integer.inl.hpp"
 #include "kernels/linear/quantize_groups.inl.hpp"
 
 namespace ktc::kernels {
@@ -145,19 +145,28 @@ struct GroupSums {
   }
 };
 
-// What a call asks for ahead of its use: weights as in `fetch`, where a band is read for the first time; and,
-// a few lines at a time, the activations that are read after those of this call, so that they are in L2 by
-// then.
+// What a call asks for ahead of its use: weights where a band is read for the first time, far ahead to L2 and
+// nearer to L1; and, a few lines at a time, the activations that are read after those of this call, so that
+// they are in L2 by then.
 struct GroupAhead {
-  const uint8_t* stop;
+  static constexpr int64_t far = 16 << 10, near = 2 << 10;
+  const uint8_t* stop;  // what would lie here and behind lies `jump` bytes on
   int64_t jump;
   bool first;
   const uint8_t *soon, *soon_end;
   int64_t share;
 
-  template <int kTokens, int kBytes>
+  template <int kBytes>
   [[gnu::always_inline]] void ask(const uint8_t* at) const {
-    if (first) fetch<kTokens, kBytes>(at, stop, jump);
+    if (!first) return;
+    const uint8_t *l2 = at + far, *l1 = at + near;
+    if (l2 >= stop) l2 += jump;
+    if (l1 >= stop) l1 += jump;
+#pragma GCC unroll 16
+    for (int i = 0; i < kBytes; i += 64) {
+      __builtin_prefetch(l2 + i, 0, 2);
+      __builtin_prefetch(l1 + i);
+    }
   }
   [[gnu::always_inline]] void ask_soon() {
     for (int64_t i = 0; i < share && soon < soon_end; ++i, soon += 64) __builtin_prefetch(soon, 0, 2);
@@ -179,7 +188,7 @@ inline void group_integers(const uint8_t* header, const ActivationGroup* x, cons
   for (int m = 0; m < kTokens; ++m) total[m] = vseti(0);
 #pragma GCC unroll 1
   for (int t = 0; t < kGroupTiles; t += step, tile += step * bytes) {
-    ahead.template ask<kTokens, step * bytes>(tile);
+    ahead.template ask<step * bytes>(tile);
     GroupSums<kTokens> products;
     products.clear();
     if constexpr (pairs) {
@@ -226,7 +235,7 @@ inline void group_floats(const uint8_t* header, int tiles, const ActivationGroup
   for (int m = 0; m < kTokens; ++m) total[m] = vzero();
 #pragma GCC unroll 1
   for (int t = 0; t < tiles; ++t, tile += bytes) {
-    ahead.template ask<kTokens, bytes>(tile);
+    ahead.template ask<bytes>(tile);
     GroupSums<kTokens> products;
     products.clear();
     if constexpr (T::shift >= 0) {
@@ -267,7 +276,7 @@ void group_tokens(const LinearCall& call, int64_t band, int64_t first, GroupAhea
   const ActivationGroup* x = reinterpret_cast<const ActivationGroup*>(call.x) + first;
   for (int64_t start = 0; start < all; start += kGroupTiles, x += call.groups / kGroupBytes) {
     const int tiles = static_cast<int>(all - start < kGroupTiles ? all - start : kGroupTiles);
-    ahead.template ask<kTokens, header_bytes(T::s.scales, kGroupTiles)>(header);
+    ahead.template ask<header_bytes(T::s.scales, kGroupTiles)>(header);
     ahead.ask_soon();
     if constexpr (T::path == GroupPath::tiles) {
       group_floats<kFormat, kTokens>(header, tiles, x, ahead, sums);
