@@ -65,7 +65,9 @@ struct Chain {
   std::vector<std::string> followers;  // names of the ops behind the first
   // The step, or none for calls that it does not take: those are made one by one, with their checks.
   std::optional<Step> (*make)(const std::vector<Call>& calls);
-  int named = 0;  // which of the ops the step counts as
+  int named = 0;                     // which of the ops the step counts as
+  int kept = -1;                     // what the first op writes for others too, by operand; -1: nothing
+  const Chain* otherwise = nullptr;  // to be tried next
 };
 
 // nullptr for an op that is not in the table.

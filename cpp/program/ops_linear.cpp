@@ -50,6 +50,11 @@ struct Input {
     tokens = columns > 0 ? x.elements() / columns : 0;
     stride = row_stride(x, "x");
   }
+
+  void quantise(Format format, const FillRecords& fill, uint8_t* records) const {
+    if (fill) return fill(format, records);
+    kernels::quantize_activations(format, x.data<const float>(), stride, tokens, columns, records);
+  }
 };
 
 Product product(const Call& call, int64_t tokens) {
@@ -88,7 +93,7 @@ std::vector<runtime::Region> weights_of(const std::vector<Product>& products, in
 
 // linear: x[..., K], packed weight, bias[N] or none, y[..., N] contiguous; ints: format, N, K, threads (0:
 // all). Several with one x share its quantised form.
-Step make_linear(const std::vector<Call>& calls) {
+Step make_products(const std::vector<Call>& calls, const FillRecords& fill) {
   const Input in(calls[0]);
   const int threads = static_cast<int>(calls[0].ints[3]);
   std::vector<Product> products;
@@ -115,8 +120,7 @@ Step make_linear(const std::vector<Call>& calls) {
             if (in.tokens == 0) return;
             const runtime::Pool::Limit limit(threads);
             uint8_t* quantised_x = records.data<uint8_t>();
-            kernels::quantize_activations(products[0].weight.format, in.x.data<const float>(), in.stride,
-                                          in.tokens, in.columns, quantised_x);
+            in.quantise(products[0].weight.format, fill, quantised_x);
             for (const Product& p : products) {
               kernels::linear_quantized(p.weight, quantised_x, in.tokens, p.bias.data<const float>(),
                                         p.y.data<float>(), p.weight.rows);
@@ -125,6 +129,10 @@ Step make_linear(const std::vector<Call>& calls) {
           work,
           {},
           weights_of(products, in.tokens)};
+}
+
+Step make_linear(const std::vector<Call>& calls) {
+  return make_products(calls, {});
 }
 
 // The gate that an elementwise call is, of the two halves of the rows of `y`.
@@ -155,7 +163,7 @@ constexpr int64_t kGatedTokens = 32;
 
 // linear, elementwise, linear: a gated feed-forward block of many tokens, whose inner activations are only
 // ever written as what the second product reads.
-std::optional<Step> make_gated(const std::vector<Call>& calls) {
+std::optional<Step> make_gated_products(const std::vector<Call>& calls, const FillRecords& fill) {
   const Call &first = calls[0], &last = calls[2];
   const Tensor &gated = calls[1].operands[2], &x = last.operands[0];
   const Input in(first);
@@ -176,14 +184,17 @@ std::optional<Step> make_gated(const std::vector<Call>& calls) {
   return Step{[=] {
                 const runtime::Pool::Limit limit(threads);
                 uint8_t *quantised_x = records.data<uint8_t>(), *passed = inner_records.data<uint8_t>();
-                kernels::quantize_activations(up.weight.format, in.x.data<const float>(), in.stride,
-                                              in.tokens, in.columns, quantised_x);
+                in.quantise(up.weight.format, fill, quantised_x);
                 kernels::linear_gated(up.weight, quantised_x, in.tokens, up.bias.data<const float>(), *gate,
                                       down.weight.format, passed);
                 kernels::linear_quantized(down.weight, passed, in.tokens, down.bias.data<const float>(),
                                           down.y.data<float>(), down.weight.rows);
               },
               {static_cast<double>(in.x.elements()) * 4 + a.bytes + b.bytes, a.operations + b.operations}};
+}
+
+std::optional<Step> make_gated(const std::vector<Call>& calls) {
+  return make_gated_products(calls, {});
 }
 
 const Chain kGated{{"elementwise", "linear"}, make_gated};
@@ -233,6 +244,16 @@ constexpr OpEntry kOps[] = {
 };
 
 }  // namespace
+
+std::optional<Step> linear_step(const std::vector<Call>& calls, const FillRecords& fill) {
+  const Input in(calls[0]);
+  if (in.tokens < kGatedTokens || !product(calls[0], in.tokens).quantised()) return std::nullopt;
+  return make_products(calls, fill);
+}
+
+std::optional<Step> gated_step(const std::vector<Call>& calls, const FillRecords& fill) {
+  return make_gated_products(calls, fill);
+}
 
 OpTable linear_ops() {
   return {kOps, static_cast<int>(std::size(kOps))};

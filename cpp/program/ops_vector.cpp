@@ -187,8 +187,8 @@ Step make_rotary(const Calls& calls) {
 }
 
 constexpr OpEntry kOps[] = {
-    {"rms_norm", "iio", 0, 2, make_rms_norm},
-    {"add_rms_norm", "iiioo", 0, 2, make_add_rms_norm},
+    {"rms_norm", "iio", 0, 2, make_rms_norm, nullptr, &kNormedLinear},
+    {"add_rms_norm", "iiioo", 0, 2, make_add_rms_norm, nullptr, &kAddNormedLinear},
     {"layer_norm", "iiIo", 0, 1, make_layer_norm},
     {"elementwise", "iIo", 1, 0, make_elementwise},
     {"rope", "iiiioo", 1, 0, make_rope, nullptr, &kRotatedAttention},

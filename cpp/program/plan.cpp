@@ -155,9 +155,14 @@ class Planner {
 
   // Makes one step of the op and those that follow it, if its entry can; returns how many, 0 for none.
   int chain(int first) {
-    const int index = static_cast<int>(plan_->steps.size());
     const Chain* chain = text_.ops[static_cast<size_t>(first)].entry->chain;
-    if (chain == nullptr) return 0;
+    for (; chain != nullptr; chain = chain->otherwise)
+      if (const int count = chain_of(chain, first)) return count;
+    return 0;
+  }
+
+  int chain_of(const Chain* chain, int first) {
+    const int index = static_cast<int>(plan_->steps.size());
     const int count = static_cast<int>(chain->followers.size()) + 1;
     if (first + count > static_cast<int>(text_.ops.size())) return 0;
     std::vector<Call> calls;
@@ -168,6 +173,7 @@ class Planner {
       for (size_t a = 0; a < op.operands.size() && i + 1 < first + count; ++a) {
         const char letter = op.entry->operands[a];
         if (op.operands[a] < 0 || letter == 'i' || letter == 'I') continue;
+        if (i == first && static_cast<int>(a) == chain->kept) continue;
         const int buffer = text_.views[static_cast<size_t>(op.operands[a])].buffer;
         if (!only_between(buffer, i, i + 1)) return 0;
         inside.push_back(buffer);

@@ -166,6 +166,25 @@ int64_t activation_bytes(int64_t tokens, int64_t columns) {
   return kTiles.pick() ? std::max(records, tiled_bytes(tokens, columns)) : records;
 }
 
+namespace {
+
+// Where the activations of tokens go, and how.
+struct Records {
+  uint8_t* data;
+  int64_t tokens, columns;
+  bool groups;
+
+  void quantize(const IntegerKernels& kernels, const float* row, int64_t token) const {
+    if (groups)
+      kernels.quantize_groups(row, columns, data + token * kGroupBytes, tokens * kGroupBytes);
+    else
+      kernels.quantize(row, columns, data + token * activation_record(columns));
+  }
+  int64_t grain() const { return std::max<int64_t>(1, (16 << 10) / columns); }
+};
+
+}  // namespace
+
 void quantize_activations(Format format, const float* x, int64_t x_stride, int64_t tokens, int64_t columns,
                           uint8_t* records) {
   quantize_activations(x, x_stride, tokens, columns, records, tile_kernels(tokens),
@@ -176,17 +195,24 @@ void quantize_activations(const float* x, int64_t x_stride, int64_t tokens, int6
                           const TileKernels* tiles, bool groups) {
   if (tiles) return place_activations(*tiles, x, x_stride, tokens, columns, records);
   const IntegerKernels& kernels = integer_kernels();
-  const int64_t stride = activation_record(columns);
-  const int64_t grain = std::max<int64_t>(1, (16 << 10) / columns);
-  runtime::Pool::instance().parallel_for(tokens, grain, [&](int64_t begin, int64_t end, int) {
+  const Records to{records, tokens, columns, groups};
+  runtime::Pool::instance().parallel_for(tokens, to.grain(), [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) to.quantize(kernels, x + i * x_stride, i);
+  });
+}
+
+bool quantize_made(Format format, const RowMaker& maker, int64_t tokens, int64_t columns, uint8_t* records) {
+  if (tile_kernels(tokens)) return false;
+  const IntegerKernels& kernels = integer_kernels();
+  const Records to{records, tokens, columns, kernels.groups(format, tokens)};
+  runtime::Pool::instance().parallel_for(tokens, to.grain(), [&](int64_t begin, int64_t end, int) {
+    float* row = reinterpret_cast<float*>(worker_scratch().get(static_cast<size_t>(columns) * sizeof(float)));
     for (int64_t i = begin; i < end; ++i) {
-      const float* from = x + i * x_stride;
-      if (groups)
-        kernels.quantize_groups(from, columns, records + i * kGroupBytes, tokens * kGroupBytes);
-      else
-        kernels.quantize(from, columns, records + i * stride);
+      maker.make(maker.context, i, row);
+      to.quantize(kernels, row, i);
     }
   });
+  return true;
 }
 
 void linear_quantized(const PackedWeight& weight, const uint8_t* records, int64_t tokens, const float* bias,

@@ -31,6 +31,14 @@ void quantize_activations(Format format, const float* x, int64_t x_stride, int64
 // The same, for tiles or, where they are null, for the integer kernels: in groups or in blocks.
 void quantize_activations(const float* x, int64_t x_stride, int64_t tokens, int64_t columns, uint8_t* records,
                           const TileKernels* tiles, bool groups);
+// The first of them for activations that are made on the way and need not be anywhere: make(context, token,
+// row) writes a token's columns. False, with nothing done, on a level that takes activations as a whole
+// (tiles).
+struct RowMaker {
+  void (*make)(const void* context, int64_t token, float* row);
+  const void* context;
+};
+bool quantize_made(Format format, const RowMaker& maker, int64_t tokens, int64_t columns, uint8_t* records);
 void linear_quantized(const PackedWeight& weight, const uint8_t* records, int64_t tokens, const float* bias,
                       float* y, int64_t y_stride);
 
