@@ -18,22 +18,21 @@ using ktc::runtime::Pool;
 void ktc::bind_pool(nb::module_& m) {
   m.def(
       "threads", [] { return Pool::instance().threads(); },
-      "Threads that a kernel uses, the caller's included: one a physical core of the affinity mask, within "
-      "the\n"
-      "cgroup's quota, or what the environment variable KTC_THREADS said at the first use.");
+      "Threads that a kernel uses, the caller's included: one a physical core of the affinity mask, "
+      "within the\ncgroup's quota, or what the environment variable KTC_THREADS said at the first use.");
   m.def(
       "set_threads", [](int count) { Pool::instance().set_threads(count); }, nb::arg("count"),
       nb::call_guard<nb::gil_scoped_release>(),
-      "Changes the number of threads, to the CPUs that the process may run on at most; waits for running "
-      "kernels.\n\n"
+      "Changes the number of threads, to the CPUs that the process may run on at most; "
+      "waits for running kernels.\n\n"
       "Raises:\n    ValueError: `count` is not in 1..1024.");
   m.def(
       "use_nodes", [](int count) { return Pool::instance().use_nodes(count); }, nb::arg("count"),
       nb::call_guard<nb::gil_scoped_release>(),
-      "Holds kernels to the machine's first `count` NUMA nodes, 0 for all, with one thread a physical core "
-      "of "
-      "theirs;\nwaits for running kernels. Returns the nodes in use, which are fewer where the machine has "
-      "fewer.\n\nRaises:\n    ValueError: `count` is negative.");
+      "Holds kernels to the machine's first `count` NUMA nodes, 0 for all, "
+      "with one thread a physical core of theirs;\n"
+      "waits for running kernels. Returns the nodes in use, which are fewer where the machine has fewer.\n\n"
+      "Raises:\n    ValueError: `count` is negative.");
   m.def("limit_threads", &Pool::limit_threads, nb::arg("count"),
         "Limits the threads that kernels called from this Python thread use; 0 for no limit.\n\n"
         "Returns the limit before.");
@@ -55,7 +54,7 @@ void ktc::bind_pool(nb::module_& m) {
       nb::arg("root") = "", nb::arg("wanted") = "",
       "The machine as the pool sees it, or a copy of another's /proc and /sys below the folder `root`.\n\n"
       "Returns (numbers of the NUMA nodes with cores and memory, for each the logical CPUs of its cores, "
-      "CPUs "
-      "that\nthe control groups grant or 0, threads to compute with when KTC_THREADS is `wanted`, why).");
+      "CPUs that\n"
+      "the control groups grant or 0, threads to compute with when KTC_THREADS is `wanted`, why).");
   bind_pool_tests(m);
 }
