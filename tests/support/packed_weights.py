@@ -92,7 +92,7 @@ ROUNDED_TOKENS = 3
 TILE_TOKENS = 32
 """From so many tokens on, the kernels of level amx round activations and weights to bf16; TileKernels in tables.hpp."""
 
-GROUPED = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k")
+GROUPED = ("q4_1", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k")
 """Formats whose kernels of many tokens take activations in groups of 256 columns; takes_groups in packed/format.hpp."""
 GROUP_TOKENS = 8
 """From so many tokens on they do; of experts, on average."""
@@ -136,14 +136,16 @@ def as_int8(x: torch.Tensor) -> torch.Tensor:
 
 
 def as_groups(x: torch.Tensor) -> torch.Tensor:
-    """The same of groups of 256: a block's scale is the largest one's, halved up to four times (ActivationGroup)."""
+    """The same of groups of 256: a block's scale is 1, 2, 3, 4, 6, 8, 12 or 16 of what the group has (ActivationGroup)."""
     whole = torch.nn.functional.pad(x, (0, -x.shape[-1] % 256))
     groups = whole.reshape(*x.shape[:-1], -1, 8, 2, 16)
     sums = (groups.abs() * (1 / 1008)).sum(-1)
     alone = torch.maximum(groups.abs().amax(-1) * (1 / 127), sums).amax(-1, keepdim=True)
     largest = alone.amax(-2, keepdim=True)
     halvings = sum((alone <= largest / 2**i).int() for i in range(1, 5))
-    scales = (largest * 2.0**-halvings)[..., None]
+    scales = largest * 2.0**-halvings
+    lower = (alone <= scales * 0.75) & (halvings <= 2)
+    scales = torch.where(lower, scales * 0.75, scales)[..., None]
     codes = torch.where(scales > 0, groups * (1 / scales), 0).round().clamp(-127, 127)
     return (codes.double() * scales.double()).reshape(whole.shape)[..., : x.shape[-1]]
 

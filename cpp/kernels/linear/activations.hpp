@@ -20,32 +20,35 @@ static_assert(sizeof(ActivationBlock) == 64);
 
 inline constexpr int kBlockColumns = 32;
 
-// 256 columns of one token: x = scale * 2^shift * code, where a block of 32 has its shift, 0..4. So products
-// can be summed over the group as integers, and blocks far smaller than the largest keep most of their
-// precision. The codes of 16 columns add up to at most 1023, whatever their signs: then a product with codes
-// of weights from -32 to 32, of 16 columns, or with ones up to 15, of 32 columns, fits 16 bits.
+// 256 columns of one token: x = scale * level * code, where a block of 32 has its level: 1, 2, 3, 4, 6, 8, 12
+// or 16, which is 2^shift, plus 2^more where that is below kNoMore. So products can be summed over the group
+// as integers, and blocks far smaller than the largest keep most of their precision. The codes of 16 columns
+// add up to at most 1023, whatever their signs: then a product with codes of weights from -32 to 32, of 16
+// columns, or with ones up to 15, of 32 columns, fits 16 bits.
 struct ActivationGroup {
   int8_t codes[256];  // -127..127; zeros behind the last column
-  // Three sets, a cache line each, by what the weight's scales span; pairs are of int16, the lower one first.
+  // By what the weight's scales span; pairs are of int16, the lower one first.
   float scale;
   int32_t pair_shifts[4];  // of two blocks
-  int32_t pair_sums[4];    // their sums of codes * 2^shift
-  int32_t unused[7];
+  int32_t pair_sums[4];    // their sums of codes * level
+  int32_t pair_more[4];
+  int32_t unused[3];
 
   int32_t half_shifts[8];  // the block's shift, for both of its halves
   int32_t half_starts[8];  // 2^15 - 32 * (sum of the codes of the lower half + 2^16 * of the upper one)
 
-  int32_t minus[8];  // minus the sum of codes of a block
-  float sums[8];     // their sum * 2^shift
+  int32_t half_more[8];
+  float sums[8];  // of the codes of a block * level
 
   int32_t shifts[8];     // of a block
-  int32_t half_sums[8];  // sums of codes of the halves * 2^shift
+  int32_t half_sums[8];  // sums of codes of the halves * level
 };
 static_assert(sizeof(ActivationGroup) == 512);
 inline constexpr int64_t kGroupBytes = sizeof(ActivationGroup);
 
 inline constexpr int kGroupColumns = 256;
 inline constexpr int kGroupShift = 4;  // the largest
+inline constexpr int kNoMore = 63;     // shifts everything out
 // What magnitudes of 16 columns may add up to, in codes, before each is rounded: so that 16 equal ones are
 // exact.
 inline constexpr int kHalfCodes = 16 * 63;

@@ -3,8 +3,8 @@
 //
 // Dot products, multiplications and multiply-adds share two pipes (Zen 4), shifts, additions and conversions
 // have others. With a float scale a block, 16 rows x 32 columns cost a token 8 dot products, the product of
-// two scales and two multiply-adds. Here scales of activations within a group differ by powers of two, which
-// are shifts, and what is summed over a group are integers:
+// two scales and two multiply-adds. Here scales of activations within a group are small integers times
+// one float, a shift or the sum of two, and what is summed over a group are integers:
 // - scales of 16 columns: the products of the halves of a tile, as the two words of a lane, meet the halves'
 //   integer scales in one vpdpwssd;
 // - Q4_K: the same with the products of two tiles;
@@ -210,7 +210,9 @@ inline void group_integers(const uint8_t* header, const ActivationGroup* x, cons
         words = _mm512_add_epi16(words, _mm512_srai_epi16(starts, 5 - T::shift));
       }
       const vi shifts = vseti(pairs ? x[m].pair_shifts[t / 2] : x[m].half_shifts[t]);
-      total[m] = _mm512_dpwssd_epi32(total[m], words, _mm512_sllv_epi16(scales, shifts));
+      const vi more = vseti(pairs ? x[m].pair_more[t / 2] : x[m].half_more[t]);
+      const vi scale = _mm512_add_epi16(_mm512_sllv_epi16(scales, shifts), _mm512_sllv_epi16(scales, more));
+      total[m] = _mm512_dpwssd_epi32(total[m], words, scale);
     }
   }
   const vf d = vload_half(reinterpret_cast<const uint16_t*>(header));
@@ -227,6 +229,7 @@ template <Format kFormat, int kTokens>
 inline void group_floats(const uint8_t* header, int tiles, const ActivationGroup* x, const GroupAhead& ahead,
                          float (*sums)[kBandRows]) {
   using T = GroupTraits<kFormat>;
+  static_assert(T::shift < 0, "offsets of codes are for group_integers");
   constexpr Scales kind = T::s.scales;
   constexpr int bytes = tile_bytes(T::s);
   const uint8_t* tile = header + header_bytes(kind, tiles);
@@ -238,16 +241,14 @@ inline void group_floats(const uint8_t* header, int tiles, const ActivationGroup
     ahead.template ask<bytes>(tile);
     GroupSums<kTokens> products;
     products.clear();
-    if constexpr (T::shift >= 0) {
-#pragma GCC unroll 12
-      for (int m = 0; m < kTokens; ++m) products.of[0][m] = vshl<T::shift>(vseti(x[m].minus[t]));
-    }
     products.template add_tile<kFormat>(tile, x, 32 * t);
     const vf scale = tile_scale<kind>(header, t, 0, 0);
     const vf least = kind == Scales::half_min ? tile_min<kind>(header, tiles, t, 0, 0) : vzero();
 #pragma GCC unroll 12
     for (int m = 0; m < kTokens; ++m) {
-      const vi product = _mm512_sllv_epi32(products.total(m), vseti(x[m].shifts[t]));
+      const vi sum = products.total(m);
+      const vi more = _mm512_and_si512(vseti(x[m].half_more[t]), vseti(0xffff));
+      const vi product = vaddi(_mm512_sllv_epi32(sum, vseti(x[m].shifts[t])), _mm512_sllv_epi32(sum, more));
       total[m] = vfma(vtofloat(product), scale, total[m]);
       if constexpr (kind == Scales::half_min) total[m] = vfma(least, vset(x[m].sums[t]), total[m]);
     }

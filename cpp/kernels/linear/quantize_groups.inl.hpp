@@ -73,7 +73,17 @@ inline void quantize_group(const float* x, int blocks, ActivationGroup* group) {
     const __mmask16 larger = _mm512_cmp_ps_mask(wanted, vset(scale * static_cast<float>(1 << i)), _CMP_GT_OQ);
     shift = _mm512_mask_add_epi32(shift, larger, shift, _mm512_set1_epi32(1));
   }
-  const vf step = vset(scale) * vtofloat(_mm512_sllv_epi32(_mm512_set1_epi32(1), shift));
+  vf step = vset(scale) * vtofloat(_mm512_sllv_epi32(_mm512_set1_epi32(1), shift));
+  // Three quarters of that, where they are enough: 3 * 2^(shift - 2).
+  const vf less = step * vset(0.75f);
+  const __mmask16 lower = _mm512_cmp_ps_mask(wanted, less, _CMP_LE_OQ) &
+                          _mm512_cmp_epi32_mask(shift, _mm512_set1_epi32(2), _MM_CMPINT_NLT);
+  step = _mm512_mask_blend_ps(lower, step, less);
+  const vi more = _mm512_mask_sub_epi32(_mm512_set1_epi32(kNoMore), lower, shift, _mm512_set1_epi32(2));
+  shift = _mm512_mask_sub_epi32(shift, lower, shift, _mm512_set1_epi32(1));
+  const auto times_level = [&](vi codes, vi shifts, vi mores) {
+    return _mm512_add_epi32(_mm512_sllv_epi32(codes, shifts), _mm512_sllv_epi32(codes, mores));
+  };
   const vf inverse = scale > 0 ? vset(1.0f) / step : vzero();
   alignas(64) float inverses[16];
   vstore(inverses, inverse);
@@ -84,7 +94,8 @@ inline void quantize_group(const float* x, int blocks, ActivationGroup* group) {
   group->scale = finite ? scale : __builtin_nanf("");  // what is wrong shows in the result
   const vi halves = half_code_sums(group->codes);
   store_words(group->half_shifts, shift);
-  store_words(group->half_sums, _mm512_sllv_epi32(halves, shift));
+  store_words(group->half_more, more);
+  store_words(group->half_sums, times_level(halves, shift, more));
   // Of whole blocks, in the lower half of a vector.
   const vi even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12, 14);
   const vi both =
@@ -92,7 +103,8 @@ inline void quantize_group(const float* x, int blocks, ActivationGroup* group) {
   const vi upper = _mm512_slli_epi32(_mm512_shuffle_epi32(halves, _MM_PERM_CDAB), 16);
   const vi apart = _mm512_permutexvar_epi32(even, _mm512_add_epi32(halves, upper));
   const vi starts = _mm512_sub_epi32(_mm512_set1_epi32(1 << 15), _mm512_slli_epi32(apart, 5));
-  const vi shifts = _mm512_permutexvar_epi32(even, shift), shifted = _mm512_sllv_epi32(both, shifts);
+  const vi shifts = _mm512_permutexvar_epi32(even, shift), mores = _mm512_permutexvar_epi32(even, more);
+  const vi sums_of_blocks = times_level(both, shifts, mores);
   const auto store = [](void* to, __m256i value) { _mm256_storeu_si256(static_cast<__m256i*>(to), value); };
   const auto low = [](vi value) { return _mm512_castsi512_si256(value); };
   const auto pairs = [](int32_t* to, vi value) {
@@ -101,9 +113,9 @@ inline void quantize_group(const float* x, int blocks, ActivationGroup* group) {
   };
   store(group->half_starts, low(starts));
   pairs(group->pair_shifts, shifts);
-  pairs(group->pair_sums, shifted);
-  store(group->minus, low(_mm512_sub_epi32(_mm512_setzero_si512(), both)));
-  store(group->sums, low(_mm512_castps_si512(vtofloat(shifted))));
+  pairs(group->pair_more, mores);
+  pairs(group->pair_sums, sums_of_blocks);
+  store(group->sums, low(_mm512_castps_si512(vtofloat(sums_of_blocks))));
   store(group->shifts, low(shifts));
 }
 

@@ -96,10 +96,11 @@ static constexpr bool has_min(Scales scales) {
   return scales == Scales::half_min || scales == Scales::k32_min || scales == Scales::k16_min;
 }
 // Formats whose kernels of many tokens may take activations in groups of 256 columns (ActivationGroup): those
-// with integer scales within blocks of 256, where that saves the most. Others keep a scale for every 32.
+// with integer scales within blocks of 256 and those with minima, where that saves the most. Others keep a
+// scale for every 32.
 static constexpr bool takes_groups(Format format) {
   const Scales scales = spec(format).scales;
-  return scales == Scales::k32_min || scales == Scales::k16 || scales == Scales::k16_min;
+  return scales == Scales::k16 || has_min(scales);
 }
 // Columns that share a scale: 16 or 32.
 static constexpr int scale_columns(Scales scales) {
