@@ -12,8 +12,8 @@ struct TileKernels;
 // y[tokens, rows] = x[tokens, columns] * weight^T + bias[rows] (or null).
 //
 // Quantised weights meet activations quantised to int8 in blocks of 32 columns (Q8 blocks with float scales);
-// from kGroupTokens tokens on, where a level has kernels for that, k-quants meet them in groups of 256, whose
-// blocks have scales that differ by powers of two (ActivationGroup);
+// from kGroupTokens tokens on, where a level has kernels for that, k-quants, Q4_1 and Q5_1 meet them in
+// groups of 256, whose blocks have scales that are small integers times one float (ActivationGroup);
 // float weights meet them as they are, or from 3 tokens on, where a level multiplies bf16 (avx512vnni), bf16
 // and fp8 weights meet them rounded to bf16; sums are float32. `x_stride` and `y_stride` are floats between
 // tokens. x and y do not overlap. The result does not depend on the number of threads; with quantised
