@@ -136,7 +136,7 @@ def as_int8(x: torch.Tensor) -> torch.Tensor:
 
 
 def as_groups(x: torch.Tensor) -> torch.Tensor:
-    """The same of groups of 256: a block's scale is 1, 2, 3, 4, 6, 8, 12 or 16 of what the group has (ActivationGroup)."""
+    """Groups of 256: the scale of a block is 1, 2, 3, 4, 6, 8, 12 or 16 of the group's (ActivationGroup)."""
     whole = torch.nn.functional.pad(x, (0, -x.shape[-1] % 256))
     groups = whole.reshape(*x.shape[:-1], -1, 8, 2, 16)
     sums = (groups.abs() * (1 / 1008)).sum(-1)
