@@ -5,7 +5,8 @@ with an online softmax; few tokens over a long context are cut into parts of 256
 
 More than 16 rows of queries (tokens times query heads of a key head, up to 96) over caches that are not float32 are
 multiplied rounded, at level avx512vnni: queries and keys to 16-bit integers (NMSE 1e-8), weights and values to bf16
-(together 6e-6 of the result); at level amx queries and keys only. Caches of float32 keep float products.
+(together 6e-6 of the result); at level amx queries and keys only, and sequences of 9 new tokens or more on tiles, with
+two bf16 for each query and key (the same error). Caches of float32 keep float products.
 """
 
 from __future__ import annotations
