@@ -83,6 +83,9 @@ def _facts(placed: Any) -> dict[str, Any]:
     }
 
 
+FUSED = "ops that run as one step count under one name: norms and gates of prompts under linear, rope under attention"
+
+
 def _plain(result: Result) -> dict[str, Any]:
     return {
         "name": result.name,
@@ -128,6 +131,8 @@ def _show(facts: dict[str, Any], results: list[Result]) -> None:
         if result.profile:
             console.print()
             console.print(_profile_table(result))
+    if any(result.profile for result in results):
+        console.print(FUSED, highlight=False, soft_wrap=True)
 
 
 def _profile_table(result: Result) -> Any:
