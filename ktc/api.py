@@ -24,7 +24,7 @@ from ktc.runtime.model import placed_model
 from ktc.runtime.packed import PackedWeights
 from ktc.runtime.placed_module import PlacedModule
 from ktc.runtime.placement import Placement
-from ktc.weights.opening import open_source
+from ktc.weights.opening import open_source, read_config
 from ktc.weights.source import WeightSource
 
 if TYPE_CHECKING:
@@ -249,8 +249,6 @@ def _open(
         hint = 'write `model CLASS from "WHERE"` in the file, or pass --model WHERE'
         raise KtcError("no model: the file does not say where it is", hint=hint)
     if not weights:
-        from ktc.weights.opening import read_config
-
         return read_config(where), None
     source = open_source(where)
     if model is None and declared and declared.weights and declared.source:

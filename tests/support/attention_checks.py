@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from support.attention_steps import descriptor
 from support.packed_weights import nmse
 
 import ktc.dialect  # noqa: F401  registers kt.attention
@@ -26,13 +27,8 @@ def step(
 ) -> dict[str, Any]:  # fmt: skip
     """The operands of one step: sequences with `new` tokens after `cached` ones, in shuffled blocks."""
     torch.manual_seed(seed)
-    contexts = [n + c for n, c in zip(new, cached, strict=True)]
-    columns = max(1, max(-(-c // block_size) for c in contexts))
-    blocks = len(new) * columns + 3
-    table = torch.randperm(blocks)[: len(new) * columns].reshape(len(new), columns).int()
+    described, blocks = descriptor(new, cached, block_size)
     tokens = sum(new)
-    positions = [(s, c + j) for s, (n, c) in enumerate(zip(new, cached, strict=True)) for j in range(n)]
-    slots = [int(table[s, p // block_size]) * block_size + p % block_size for s, p in positions]
     fused = torch.randn(1, tokens, heads + kv_heads, depth)
     return {
         "q": fused[:, :, :heads].transpose(1, 2),
@@ -40,10 +36,7 @@ def step(
         "v": torch.randn(1, kv_heads, tokens, value_depth),
         "key_cache": cache(blocks, kv_heads, block_size, depth, dtype),
         "value_cache": cache(blocks, kv_heads, block_size, value_depth, dtype),
-        "seq_starts": torch.tensor([0, *torch.tensor(new).cumsum(0).tolist()], dtype=torch.int32),
-        "context_lens": torch.tensor(contexts, dtype=torch.int32),
-        "block_tables": table,
-        "slots": torch.tensor(slots, dtype=torch.int64),
+        **described,
         "scale": depth**-0.5,
     }
 

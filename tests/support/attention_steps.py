@@ -10,14 +10,16 @@ import torch
 BLOCK_SIZE = 32
 
 
-def descriptor(new: Sequence[int], cached: Sequence[int]) -> tuple[dict[str, torch.Tensor], int]:
+def descriptor(
+    new: Sequence[int], cached: Sequence[int], block_size: int = BLOCK_SIZE
+) -> tuple[dict[str, torch.Tensor], int]:
     """The step descriptor, and how many blocks the caches have."""
     contexts = [n + c for n, c in zip(new, cached, strict=True)]
-    columns = max(1, max(-(-c // BLOCK_SIZE) for c in contexts))
+    columns = max(1, max(-(-c // block_size) for c in contexts))
     blocks = len(new) * columns + 3
     table = torch.randperm(blocks)[: len(new) * columns].reshape(len(new), columns).int()
     slots = [
-        int(table[s, (c + j) // BLOCK_SIZE]) * BLOCK_SIZE + (c + j) % BLOCK_SIZE
+        int(table[s, (c + j) // block_size]) * block_size + (c + j) % block_size
         for s, (n, c) in enumerate(zip(new, cached, strict=True))
         for j in range(n)
     ]

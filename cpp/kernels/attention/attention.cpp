@@ -69,13 +69,13 @@ void write_row(const AttentionKernels& kernels, const Cache& cache, int64_t slab
                       start + block_size * depth + 2 * offset * (depth / kCacheGroup));
 }
 
-void rotate(const Attention& a, const float* row, int64_t token, float* out) {
+void rotate(const Attention& a, const VectorKernels& level, const float* row, int64_t token, float* out) {
   const Rotation& r = a.rotation;
-  vector_kernels().rope(row, r.cos + token * r.width, r.sin + token * r.width, r.width, a.depth,
-                        r.interleaved, out);
+  level.rope(row, r.cos + token * r.width, r.sin + token * r.width, r.width, a.depth, r.interleaved, out);
 }
 
 void write_new(const Attention& a, const AttentionKernels& kernels) {
+  const VectorKernels& vectors = vector_kernels();
   const int64_t grain = std::max<int64_t>(1, (16 << 10) / (a.kv_heads * (a.depth + a.value_depth)));
   runtime::Pool::instance().parallel_for(a.tokens, grain, [&](int64_t begin, int64_t end, int) {
     float* rotated = nullptr;
@@ -87,7 +87,7 @@ void write_new(const Attention& a, const AttentionKernels& kernels) {
         const int64_t slab = block * a.kv_heads + head;
         const float* key = a.k.data + head * a.k.head + token * a.k.token;
         if (rotated) {
-          rotate(a, key, token, rotated);
+          rotate(a, vectors, key, token, rotated);
           key = rotated;
         }
         write_row(kernels, a.keys, slab, a.block_size, offset, a.depth, key);
@@ -142,7 +142,7 @@ void list_all(const Attention& a, const RoundedAttention* rounded, List& list) {
     if (count == 0 || attention_on_tiles(a, sequence)) continue;
     const int64_t cached = a.context_lens[sequence] - count;
     // Tiles begin at the same positions for all tokens, so that they may share them.
-    const int64_t origin = a.window > 0 ? std::max<int64_t>(0, cached - a.window + 1) : 0;
+    const int64_t origin = oldest_seen(a, cached);
     const int64_t store = list.rounded;
     const int64_t head_floats =
         rounded && count > most ? list_roundings(a, *rounded, sequence, origin, list) : 0;
@@ -152,8 +152,7 @@ void list_all(const Attention& a, const RoundedAttention* rounded, List& list) {
       w.token = first + token;
       w.tokens = static_cast<int>(std::min(most, count - token));
       w.position = cached + token;
-      const int64_t seen_from = a.window > 0 ? std::max<int64_t>(0, w.position - a.window + 1) : 0;
-      const int64_t skipped = (seen_from - origin) / kAttentionTile,
+      const int64_t skipped = (oldest_seen(a, w.position) - origin) / kAttentionTile,
                     oldest = origin + skipped * kAttentionTile;
       w.limit = w.position + w.tokens;
       const int64_t seen = w.limit - oldest, rows = group * w.tokens;
@@ -183,12 +182,8 @@ void list_all(const Attention& a, const RoundedAttention* rounded, List& list) {
 
 void round_positions(const Attention& a, const RoundedAttention& kernels, const Rounding& r, float* rounded) {
   RoundedTile t{};
-  const int64_t key_slab = slab_bytes(a.keys.type, a.block_size, a.depth);
-  const int64_t value_slab = slab_bytes(a.values.type, a.block_size, a.value_depth);
-  t.keys = {a.keys.data + r.kv_head * key_slab, a.kv_heads * key_slab, a.keys.type,
-            static_cast<int>(a.depth)};
-  t.values = {a.values.data + r.kv_head * value_slab, a.kv_heads * value_slab, a.values.type,
-              static_cast<int>(a.value_depth)};
+  t.keys = rows_of_head(a, a.keys, a.depth, r.kv_head);
+  t.values = rows_of_head(a, a.values, a.value_depth, r.kv_head);
   t.pages = {a.block_tables + r.sequence * a.table_columns, a.block_size, a.context_lens[r.sequence]};
   t.start = r.start;
   t.count = r.count;
@@ -238,10 +233,11 @@ void run(const Attention& a, const AttentionKernels& kernels, const RoundedAtten
   t.scratch =
       reinterpret_cast<float*>(worker_scratch().get(static_cast<size_t>(before + rotated) * sizeof(float)));
   if (a.rotation.cos) {
+    const VectorKernels& vectors = vector_kernels();
     float* out = t.scratch + before;
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t token = i / t.heads, head = i % t.heads;
-      rotate(a, t.q + head * t.q_head + token * t.q_token, w.token + token, out + i * a.depth);
+      rotate(a, vectors, t.q + head * t.q_head + token * t.q_token, w.token + token, out + i * a.depth);
     }
     t.q = out;
     t.q_head = a.depth;

@@ -44,6 +44,18 @@ struct Attention {
   Rotation rotation;   // of q and k first; no tables: none
 };
 
+// The first position that the token at `position` attends to.
+static constexpr int64_t oldest_seen(const Attention& a, int64_t position) {
+  return a.window > 0 && position >= a.window ? position - a.window + 1 : 0;
+}
+
+// What one of the step's caches, with rows of `depth` elements, holds of a key head.
+static constexpr CachedRows rows_of_head(const Attention& a, const Cache& cache, int64_t depth,
+                                         int64_t kv_head) {
+  const int64_t slab = slab_bytes(cache.type, a.block_size, depth);
+  return {cache.data + kv_head * slab, a.kv_heads * slab, cache.type, static_cast<int>(depth)};
+}
+
 // Whether the level's kernels rotate this step's rows; else `rotation` has to be empty.
 bool attention_rotates(const Attention& a);
 

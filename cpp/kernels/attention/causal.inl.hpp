@@ -6,13 +6,13 @@
 namespace ktc::kernels {
 namespace {
 
-// Where a rounded tile lies: [kAttentionTile] steps, keys, values.
-inline RoundedKeys rounded_keys(float* tile, int64_t words) {
-  RoundedKeys k{};
-  k.steps = tile;
-  k.keys = reinterpret_cast<const int32_t*>(tile + kAttentionTile);
-  k.values = tile + kAttentionTile + words / 2 * kAttentionTile;
-  return k;
+// Where a rounded tile lies: [kAttentionTile] steps, keys, values; the rest is left out.
+inline RoundedSpace rounded_space(float* tile, int64_t words) {
+  RoundedSpace s{};
+  s.steps = tile;
+  s.keys = reinterpret_cast<int32_t*>(tile + kAttentionTile);
+  s.values = tile + kAttentionTile + words / 2 * kAttentionTile;
+  return s;
 }
 
 // Rounds positions [start, start + count), with `s.rows` and `s.codes` as spare memory.
@@ -31,12 +31,9 @@ template <bool kBfloats>
 void round_tile(const RoundedTile& t) {
   const int64_t words = padded_words(t.keys.depth);
   Places16 places{t.scratch};
-  RoundedSpace s{};
+  RoundedSpace s = rounded_space(t.out, words);
   s.rows = places.take(kAttentionTile * (words > t.values.depth ? words : t.values.depth));
   s.codes = places.take<int16_t>(kAttentionTile * words / 2);
-  s.steps = t.out;
-  s.keys = reinterpret_cast<int32_t*>(t.out + kAttentionTile);
-  s.values = t.out + kAttentionTile + words / 2 * kAttentionTile;
   round_positions<kBfloats>(t.keys, t.values, t.pages, t.start, t.count, s);
 }
 
@@ -93,17 +90,13 @@ void attend_rounded(const AttentionTile& t) {
   float* rounded = t.rounded;
   for (int64_t start = t.begin; start < t.end; start += kAttentionTile) {
     const int64_t left = t.end - start;
-    RoundedKeys k{s.keys, s.steps, s.values, 0, 0};
-    k.count = static_cast<int>(left < kAttentionTile ? left : kAttentionTile);
-    if (rounded) {
-      const int some = k.count;
-      k = rounded_keys(rounded, rows.words);
-      k.count = some;
+    const int some = static_cast<int>(left < kAttentionTile ? left : kAttentionTile);
+    const RoundedSpace at = rounded ? rounded_space(rounded, rows.words) : s;
+    if (rounded)
       rounded += tile_floats;
-    } else {
-      round_positions<kBfloats>(key_rows, value_rows, pages, start, k.count, s);
-    }
-    attend_visible<kBfloats>(t, rows, k, start, count, s);
+    else
+      round_positions<kBfloats>(key_rows, value_rows, pages, start, some, s);
+    attend_visible<kBfloats>(t, rows, {at.keys, at.steps, at.values, some, 0}, start, count, s);
   }
   for (int64_t r = 0; r < count; ++r) {
     const float highest = natural_highest(rows.highest[r]), total = vsum(vload(rows.totals + 16 * r));

@@ -66,8 +66,7 @@ struct Tiles {
     for (int64_t sequence = 0; sequence < a.sequences; ++sequence) {
       if (!attention_on_tiles(a, sequence)) continue;
       const int64_t context = a.context_lens[sequence], cached = context - new_tokens(a, sequence);
-      const int64_t oldest = a.window > 0 ? std::max<int64_t>(0, cached - a.window + 1) : 0;
-      const int64_t origin = oldest / kTiledPositions * kTiledPositions;
+      const int64_t origin = oldest_seen(a, cached) / kTiledPositions * kTiledPositions;
       const int64_t groups = (context - origin + kTiledPositions - 1) / kTiledPositions;
       for (int64_t head = 0; head < a.kv_heads; ++head) all.push_back({sequence, head, origin, groups, 0});
     }
@@ -83,14 +82,10 @@ struct Tiles {
     p.split = split;
     p.scratch = reinterpret_cast<float*>(worker_scratch().get(
         static_cast<size_t>(kTiledPositions * std::max(a.depth, a.value_depth)) * sizeof(float)));
-    const int64_t key_slab = slab_bytes(a.keys.type, a.block_size, a.depth);
-    const int64_t value_slab = slab_bytes(a.values.type, a.block_size, a.value_depth);
-    p.rows = {a.keys.data + pair.kv_head * key_slab, a.kv_heads * key_slab, a.keys.type,
-              static_cast<int>(a.depth)};
+    p.rows = rows_of_head(a, a.keys, a.depth, pair.kv_head);
     p.out = keys_of(pair) + group * key_bytes;
     kernels.place_keys(p);
-    p.rows = {a.values.data + pair.kv_head * value_slab, a.kv_heads * value_slab, a.values.type,
-              static_cast<int>(a.value_depth)};
+    p.rows = rows_of_head(a, a.values, a.value_depth, pair.kv_head);
     p.out = values_of(pair) + group * value_bytes;
     kernels.place_values(p);
   }
@@ -108,8 +103,7 @@ struct Tiles {
     t.depth = static_cast<int>(a.depth);
     t.value_depth = static_cast<int>(a.value_depth);
     t.position = a.context_lens[pair.sequence] - new_tokens(a, pair.sequence) + run.token;
-    const int64_t oldest = a.window > 0 ? std::max<int64_t>(0, t.position - a.window + 1) : 0;
-    t.begin = oldest / kTiledPositions * kTiledPositions;
+    t.begin = oldest_seen(a, t.position) / kTiledPositions * kTiledPositions;
     t.end = t.limit = t.position + run.tokens;
     t.window = a.window;
     t.scale = a.scale;

@@ -1,6 +1,7 @@
 // Integer linear kernels for few tokens: a tile is decoded in registers and meets a group of tokens.
 #pragma once
 
+#include "kernels/linear/ahead.inl.hpp"
 #include "kernels/linear/integer.inl.hpp"
 
 namespace ktc::kernels {
@@ -8,13 +9,9 @@ namespace {
 
 // Tokens that meet a tile at once, as many as registers hold: 8 lines of codes, and a sum a token.
 constexpr int kDirectGroup = kWidth == 16 ? 16 : 4;
-// How far ahead of their use weights are asked for; figures are of Zen 4, 2 MiB pages, two threads. Tokens
-// leave time between the lines, in which a far request brings them to L2 and a near one to L1: 40 GB/s at
-// four tokens, where the processor's own prefetching gives 17.
-constexpr int64_t kAheadFar = 16 << 10, kAheadNear = 2 << 10;
-// One token is faster than memory. The processor's own prefetching fills L2, and requests for every line,
-// which wait in the few places of L1, are slower: 44 of 53 GB/s instead of 48. But it ends with each page of
-// 4 KiB, so the first lines of a page are asked for two pages ahead.
+// One token is faster than memory, on the machine of ahead.inl.hpp. The processor's own prefetching fills L2,
+// and requests for every line, which wait in the few places of L1, are slower: 44 of 53 GB/s instead of 48.
+// But it ends with each page of 4 KiB, so the first lines of a page are asked for two pages ahead.
 constexpr int64_t kPage = 4 << 10, kPagesAhead = 2 * kPage;
 constexpr int kPageLines = 6;
 // It finds no order in the lines of some formats, whose headers are long or whose tiles have 5 lines. There
@@ -26,22 +23,6 @@ enum class Requests { pages, lines_of_headers, lines_of_tiles };
 constexpr Requests requests_of(const Spec& s) {
   if (s.scales == Scales::half_min) return Requests::lines_of_headers;
   return s.low_bits == 4 && s.high_bits == 1 ? Requests::lines_of_tiles : Requests::pages;
-}
-
-// Where the lines of a run up to `stop` go on: behind it, or `jump` bytes on with the next run.
-[[gnu::always_inline]] inline const uint8_t* onward(const uint8_t* line, const uint8_t* stop, int64_t jump) {
-  return line >= stop ? line + jump : line;
-}
-
-// Asks for what lies ahead of kBytes bytes at `at`, for several tokens.
-template <int kTokens, int kBytes>
-inline void fetch(const uint8_t* at, const uint8_t* stop, int64_t jump) {
-  const uint8_t *far = onward(at + kAheadFar, stop, jump), *near = onward(at + kAheadNear, stop, jump);
-#pragma GCC unroll 16
-  for (int i = 0; i < kBytes; i += 64) {
-    __builtin_prefetch(far + i, 0, 2);
-    __builtin_prefetch(near + i);
-  }
 }
 
 // The first lines of the page kPagesAhead behind `at`, or of the next run.
@@ -82,7 +63,7 @@ template <Format kFormat, int kTokens, int kBytes>
   if constexpr (kTokens == 1) {
     fetch_alone<kFormat, kBytes>(at, stop, jump);
   } else {
-    fetch<kTokens, kBytes>(at, stop, jump);
+    fetch<kBytes>(at, stop, jump);
   }
 }
 

@@ -16,6 +16,7 @@
 // lower one, from 2^15 on, which keeps the words from borrowing of each other.
 #pragma once
 
+#include "kernels/linear/ahead.inl.hpp"
 #include "kernels/linear/integer.inl.hpp"
 #include "kernels/linear/quantize_groups.inl.hpp"
 
@@ -145,11 +146,9 @@ struct GroupSums {
   }
 };
 
-// What a call asks for ahead of its use: weights where a band is read for the first time, far ahead to L2 and
-// nearer to L1; and, a few lines at a time, the activations that are read after those of this call, so that
-// they are in L2 by then.
+// What a call asks for ahead of its use: weights where a band is read for the first time; and, a few lines at
+// a time, the activations that are read after those of this call, so that they are in L2 by then.
 struct GroupAhead {
-  static constexpr int64_t far = 16 << 10, near = 2 << 10;
   const uint8_t* stop;  // what would lie here and behind lies `jump` bytes on
   int64_t jump;
   bool first;
@@ -158,15 +157,7 @@ struct GroupAhead {
 
   template <int kBytes>
   [[gnu::always_inline]] void ask(const uint8_t* at) const {
-    if (!first) return;
-    const uint8_t *l2 = at + far, *l1 = at + near;
-    if (l2 >= stop) l2 += jump;
-    if (l1 >= stop) l1 += jump;
-#pragma GCC unroll 16
-    for (int i = 0; i < kBytes; i += 64) {
-      __builtin_prefetch(l2 + i, 0, 2);
-      __builtin_prefetch(l1 + i);
-    }
+    if (first) fetch<kBytes>(at, stop, jump);
   }
   [[gnu::always_inline]] void ask_soon() {
     for (int64_t i = 0; i < share && soon < soon_end; ++i, soon += 64) __builtin_prefetch(soon, 0, 2);

@@ -11,6 +11,7 @@ from ktc.backends.cpu import packed, packed_matrices
 from ktc.backends.cpu.library import OperandError
 from ktc.backends.registry import Weight
 from support.attention_limits import attention_limit
+from support.attention_steps import descriptor
 from support.packed_weights import aligned, columns_step, dense, make_blocks, nmse
 
 import ktc.dialect
@@ -42,13 +43,8 @@ class Step:
         key_format: str = "f32", value_format: str = "f32", seed: int = 0,
     ) -> None:  # fmt: skip
         torch.manual_seed(seed)
-        contexts = [n + c for n, c in zip(new, cached, strict=True)]
-        columns = max(1, max(-(-c // block_size) for c in contexts))
-        blocks = len(new) * columns + 3
-        table = torch.randperm(blocks)[: len(new) * columns].reshape(len(new), columns).int()
-        tokens = sum(new)
-        places = [(s, c + j) for s, (n, c) in enumerate(zip(new, cached, strict=True)) for j in range(n)]
-        slots = [int(table[s, p // block_size]) * block_size + p % block_size for s, p in places]
+        described, blocks = descriptor(new, cached, block_size)
+        table, tokens = described["block_tables"], sum(new)
         queries = torch.randn(1, tokens, heads, nope + rope).transpose(1, 2)
         joined = torch.randn(1, tokens, latent + rope)
         w_key, self.key = packed_heads(key_format, heads, latent, nope, seed)
@@ -76,10 +72,7 @@ class Step:
             "w_value": w_value,
             "key_cache": key_cache,
             "value_cache": value_cache,
-            "seq_starts": torch.tensor([0, *torch.tensor(new).cumsum(0).tolist()], dtype=torch.int32),
-            "context_lens": torch.tensor(contexts, dtype=torch.int32),
-            "block_tables": table,
-            "slots": torch.tensor(slots, dtype=torch.int64),
+            **described,
             "scale": 2.0 / size,
             "key_format": key_format,
             "value_format": value_format,
